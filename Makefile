@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Two commands on a fresh machine: `make lab` and `make test`. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+LAB ?= lab
+FORMAT ?= table
+ONLY ?=
+VERBOSE ?=
+
+# Containers, their network and the TPMs belong to root, and so does what is made on the way, build/ included.
+as_root := $(if $(filter 0,$(shell id -u)),,sudo -E $(if $(filter true,$(CI)),-n))
+run := $(as_root) tools/run
+playbook := $(run) ansible-playbook $(VERBOSE)
+
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: LAB=name (default lab), FORMAT=json, ONLY=gate,gate, VERBOSE=-v"
+
+.PHONY: lab
+lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
+	@$(playbook) trusted.infrastructure.lab -e lab_name=$(LAB)
+
+.PHONY: lab-status
+lab-status: bootstrap-lab ## Print each host's state; FORMAT=json for machines
+	@$(run) python tools/lab_status.py --lab $(LAB) --format $(FORMAT)
+
+.PHONY: lab-destroy
+lab-destroy: bootstrap-lab ## Remove everything that the lab made
+	@$(playbook) trusted.infrastructure.lab_destroy -e lab_name=$(LAB)
+
+.PHONY: test
+test: bootstrap ## Run every gate and test, the scenarios on a lab of their own
+	@$(run) python tools/gates.py $(if $(ONLY),--only $(ONLY))
+
+.PHONY: format
+format: bootstrap ## Put the code into the form that the gates want
+	@$(run) ruff check --fix .
+	@$(run) ruff format .
+
+.PHONY: wheelhouse
+wheelhouse: bootstrap-lab ## Collect the wheels that the hosts install, for this machine's system
+	@$(run) python tools/build_wheelhouse.py
+
+.PHONY: bootstrap
+bootstrap: ## Install what the lab and the gates need; nothing where nothing changed
+	@$(as_root) tools/bootstrap.sh test
+
+.PHONY: bootstrap-lab
+bootstrap-lab:
+	@$(as_root) tools/bootstrap.sh lab >&2
+
+.PHONY: lock
+lock: ## Resolve the requirements anew (for maintainers)
+	@tools/lock.sh
+
+.PHONY: clean
+clean: ## Remove build/, except what labs need (destroy those first)
+	@$(as_root) find build -mindepth 1 -maxdepth 1 ! -name lab ! -name labs -exec rm -rf {} +

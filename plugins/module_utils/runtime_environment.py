@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A virtual environment made from a wheelhouse, the same on every machine to the byte."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import tarfile
+import tempfile
+import typing as t
+
+Run = t.Callable[[list[str]], tuple[int, str, str]]
+
+COMPLETE = ".complete"
+# Debian and Ubuntu keep pip's wheel there for ensurepip; it is run from the archive and not installed.
+PIP_WHEELS = "/usr/share/python-wheels/pip-*.whl"
+
+
+class EnvironmentFailure(Exception):
+    """The environment could not be made; the message says which step failed and what it said."""
+
+
+class Environment:
+    """One environment below `directory`, named by the digest of its lock; the link `venv` says which is used."""
+
+    def __init__(self, directory: str, digest: str, run: Run) -> None:
+        self.directory = directory
+        self.digest = digest
+        self.run = run
+        self.link = os.path.join(directory, "venv")
+        self.path = os.path.join(directory, digest[:16])
+
+    def current(self) -> str:
+        """Name of the environment in use, or "absent"."""
+        return os.readlink(self.link) if os.path.islink(self.link) else "absent"
+
+    def installed(self) -> bool:
+        """Whether this environment is complete and in use."""
+        return self.current() == self.digest[:16] and os.path.exists(os.path.join(self.path, COMPLETE))
+
+    def install(self, archive: str, lock: str) -> None:
+        """Make the environment from the archive and take it into use. Raises EnvironmentFailure."""
+        os.makedirs(self.directory, mode=0o755, exist_ok=True)
+        if not os.path.exists(os.path.join(self.path, COMPLETE)):
+            shutil.rmtree(self.path, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix="wheelhouse-") as folder:
+                with tarfile.open(archive) as packed:
+                    packed.extractall(folder, filter="data")
+                self._make(folder, os.path.join(folder, lock))
+        self._use()
+
+    def _make(self, wheelhouse: str, lock: str) -> None:
+        python = os.path.join(self.path, "bin", "python")
+        pip = sorted(glob.glob(PIP_WHEELS))
+        if not pip:
+            raise EnvironmentFailure(f"no {PIP_WHEELS}: install the package python3-venv")
+        self._step(["/usr/bin/python3", "-m", "venv", "--without-pip", self.path])
+        options = ["--no-index", "--find-links", wheelhouse, "--require-hashes", "--no-deps", "--no-compile"]
+        quiet = ["--quiet", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
+        self._step([python, os.path.join(pip[-1], "pip"), "--isolated", "install", *options, *quiet, "-r", lock])
+        packages = glob.glob(os.path.join(self.path, "lib", "python3*", "site-packages"))
+        # Byte code is looked up by hash, never by time, so that equal files are equal byte code.
+        self._step([python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *packages])
+        with open(os.path.join(self.path, COMPLETE), "w", encoding="utf-8") as stream:
+            stream.write(self.digest + "\n")
+
+    def _use(self) -> None:
+        temporary = self.link + ".new"
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        os.symlink(self.digest[:16], temporary)
+        os.rename(temporary, self.link)
+        for name in os.listdir(self.directory):
+            path = os.path.join(self.directory, name)
+            if path not in (self.link, self.path) and os.path.isdir(path):
+                shutil.rmtree(path)
+
+    def _step(self, command: list[str]) -> None:
+        code, out, err = self.run(command)
+        if code != 0:
+            raise EnvironmentFailure(f"{' '.join(command[:3])} failed: {(err or out).strip()[-2000:]}")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The manager's database: inventory, desired documents, registrations, tasks, sessions (SYSTEM T6).
+
+SQLite by default (file 0600, WAL, synchronous FULL: what was committed survives SIGKILL and power loss);
+any other SQLAlchemy URL where several instances serve one manager. Transactions are short and run on the
+event loop's thread, so one instance never sees half of another request's change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy import event
+
+SCHEMA_VERSION = "1"
+
+metadata = sql.MetaData()
+
+clusters = sql.Table(
+    "clusters",
+    metadata,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("name", sql.String(200), nullable=False, unique=True),
+    sql.Column("group_id", sql.String(64), nullable=False),
+    sqlite_autoincrement=True,  # an id is never given twice
+)
+
+hosts = sql.Table(
+    "hosts",
+    metadata,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("cluster", sql.ForeignKey("clusters.number"), nullable=False),
+    sql.Column("name", sql.String(255), nullable=False, unique=True),
+    sql.Column("public_name", sql.String(255), nullable=False),
+    sql.Column("port", sql.Integer, nullable=False),
+    sql.Column("ek_digest", sql.String(64), nullable=True),
+    sql.Column("scope", sql.String(200), nullable=True),
+    sqlite_autoincrement=True,
+)
+
+documents = sql.Table(
+    "documents",
+    metadata,
+    sql.Column("cluster", sql.Integer, primary_key=True),
+    sql.Column("host", sql.String(255), primary_key=True),  # "" for every host of the cluster
+    sql.Column("kind", sql.String(64), primary_key=True),
+    sql.Column("id", sql.String(255), primary_key=True),
+    sql.Column("epoch", sql.Integer, nullable=False),
+    sql.Column("counter", sql.Integer, nullable=False),
+    sql.Column("content", sql.Text, nullable=True),
+)
+
+registrations = sql.Table(
+    "registrations",
+    metadata,
+    sql.Column("service", sql.String(64), primary_key=True),
+    sql.Column("kind", sql.String(32), nullable=False),
+    sql.Column("hostname", sql.String(255), nullable=False),
+    sql.Column("port", sql.Integer, nullable=False),
+    sql.Column("trusted_ca", sql.Text, nullable=False),
+    sql.Column("group_id", sql.String(255), nullable=False),
+    sql.Column("trust_authority_cluster", sql.String(255), nullable=False),
+    sql.UniqueConstraint("kind", "hostname", "port"),
+)
+
+tasks = sql.Table(
+    "tasks",
+    metadata,
+    sql.Column("task", sql.String(255), primary_key=True),
+    sql.Column("instance", sql.String(255), nullable=False),
+    sql.Column("service", sql.String(255), nullable=False),
+    sql.Column("operation", sql.String(64), nullable=False),
+    sql.Column("description", sql.Text, nullable=False),
+    sql.Column("user", sql.String(255), nullable=False),
+    sql.Column("target_type", sql.String(64), nullable=True),
+    sql.Column("target_id", sql.String(255), nullable=True),
+    sql.Column("status", sql.String(16), nullable=False),
+    sql.Column("completed", sql.Integer, nullable=False),
+    sql.Column("progress", sql.Text, nullable=False),
+    sql.Column("result", sql.Text, nullable=True),
+    sql.Column("error", sql.Text, nullable=True),
+    sql.Column("start_time", sql.Float, nullable=True),
+    sql.Column("end_time", sql.Float, nullable=True, index=True),
+)
+
+sessions = sql.Table(
+    "sessions",
+    metadata,
+    sql.Column("digest", sql.String(64), primary_key=True),
+    sql.Column("user", sql.String(255), nullable=False),
+    sql.Column("password", sql.String(64), nullable=False),
+    sql.Column("created", sql.Float, nullable=False),
+    sql.Column("last_accessed", sql.Float, nullable=False),
+)
+
+facts = sql.Table(
+    "facts",
+    metadata,
+    sql.Column("name", sql.String(64), primary_key=True),
+    sql.Column("value", sql.Text, nullable=False),
+)
+
+
+class Database:
+    """Connections and transactions."""
+
+    def __init__(self, url: str) -> None:
+        """Opens and, where needed, creates the database. Raises RuntimeError for another schema version."""
+        parsed = sql.make_url(url)
+        self._engine: sql.Engine
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database and parsed.database != ":memory:":
+                create_private(Path(parsed.database))
+            self._engine = sql.create_engine(parsed)
+            event.listen(self._engine, "connect", prepare_sqlite)
+            event.listen(self._engine, "begin", begin_immediate)
+        else:
+            self._engine = sql.create_engine(parsed, pool_pre_ping=True)
+        metadata.create_all(self._engine)
+        self._check_version()
+
+    def _check_version(self) -> None:
+        with self.transaction() as connection:
+            found = fact(connection, "schema_version")
+            if found is None:
+                connection.execute(facts.insert().values(name="schema_version", value=SCHEMA_VERSION))
+                connection.execute(facts.insert().values(name="epoch", value="1"))
+            elif found != SCHEMA_VERSION:
+                raise RuntimeError(f"the database has schema {found}; this release needs {SCHEMA_VERSION}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sql.Connection]:
+        """A transaction: committed at the end, rolled back by an exception."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+
+def fact(connection: sql.Connection, name: str) -> str | None:
+    """A single value that the manager keeps about itself."""
+    return connection.execute(sql.select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+
+
+def create_private(path: Path) -> None:
+    """The database file, 0600 from the first byte; SQLite gives its -wal and -shm files the same mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.close(descriptor)
+    path.chmod(0o600)
+
+
+def prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Durable and strict; transactions are begun by us, not by the driver."""
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def begin_immediate(connection: sql.Connection) -> None:
+    """Takes the write lock at once: a transaction that reads and then writes cannot fail in between."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of a manager: one typed JSON file, written at deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from trusted_infrastructure.refusal import InvalidField
+
+Seconds = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a manager must know before it starts.
+
+    side, host: which side this manager is of, and its inventory name. public_names: names of its API; the first
+    is the one that it calls itself. database: SQLAlchemy URL. side_ca: PEM of its side's CA;
+    client_certificate, client_key: its identity towards the configuration servers of its hosts. users: JSON
+    file of users (users.py). principal_certificate, principal_key: identity that vouches for hosts, PEM, chain
+    leaf first; the workload side has it. Times in seconds.
+    """
+
+    side: Literal["trust_authority", "workload"]
+    host: str
+    public_names: Annotated[list[str], msgspec.Meta(min_length=1)]
+    database: str
+    side_ca: Path
+    client_certificate: Path
+    client_key: Path
+    run_directory: Path
+    state_directory: Path
+    users: Path
+    principal_certificate: Path | None = None
+    principal_key: Path | None = None
+    session_idle: Seconds = 1800
+    session_lifetime: Seconds = 86400
+    task_retention: Seconds = 86400
+    node_timeout: Seconds = 10
+    assertion_lifetime: Seconds = 30 * 86400
+    maintenance_interval: Seconds = 300
+
+    def __post_init__(self) -> None:
+        if (self.principal_certificate is None) != (self.principal_key is None):
+            raise ValueError("principal_certificate and principal_key belong together")
+
+    @property
+    def issuer(self) -> str:
+        """Issuer of host assertions: what the Trust Authority side knows this manager's principal by."""
+        return f"https://{self.public_names[0]}/"
+
+
+def load(path: Path) -> ManagerSettings:
+    """Settings from a JSON file. Raises InvalidField that names file and field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ManagerSettings)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidField(str(path), str(error)) from None

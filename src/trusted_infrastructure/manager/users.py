@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Users of the management API: a file from the inventory, and how their passwords are checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import argon2
+import msgspec
+
+from trusted_infrastructure.manager.vapi.errors import ServiceUnavailable, Unauthenticated
+
+ALL_PRIVILEGES = "*"
+HASH = argon2.PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
+# Two at a time: each needs 64 MiB, and logins must not take the machine from the API.
+PARALLEL_CHECKS = 2
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A user. password: argon2 hash. privileges: privilege ids, or "*" for all. cluster: name or id of the
+    only cluster on which they hold; None for everywhere."""
+
+    name: str
+    password: str
+    privileges: list[str]
+    cluster: str | None = None
+
+    def holds(self, privilege: str) -> bool:
+        """Whether the user has the privilege at all."""
+        return privilege in self.privileges or ALL_PRIVILEGES in self.privileges
+
+
+class UsersFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file: {"users": [User, ...]}."""
+
+    users: list[User]
+
+
+def hash_password(password: str) -> str:
+    """Argon2id hash for the users file."""
+    return HASH.hash(password)
+
+
+class Users:
+    """The users file, read again when it changes. A file that cannot be read lets nobody in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[tuple[int, int, int], dict[str, User]] | None = None
+        self._checks = asyncio.Semaphore(PARALLEL_CHECKS)
+        # Unknown names cost what known ones cost, so that the time of an answer does not tell them apart.
+        self._nobody = HASH.hash("nobody's password")
+
+    def get(self, name: str) -> User | None:
+        """The user of that name. Raises ServiceUnavailable when the file cannot be used."""
+        try:
+            status = self._path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if self._read is None or self._read[0] != version:
+                content = msgspec.json.decode(self._path.read_bytes(), type=UsersFile)
+                self._read = (version, {user.name: user for user in content.users})
+            return self._read[1].get(name)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            kind = error.strerror if isinstance(error, OSError) else "is not a users file"
+            raise ServiceUnavailable(
+                f"The users file {self._path} cannot be read ({kind}); nobody can log in until it can.",
+                reason="users_unavailable",
+            ) from None
+
+    async def check(self, name: str, password: str) -> User | None:
+        """The user when the password is right, otherwise None."""
+        user = self.get(name)
+        async with self._checks:
+            right = await asyncio.to_thread(verify, user.password if user else self._nobody, password)
+        return user if right and user else None
+
+
+def verify(hashed: str, password: str) -> bool:
+    """Whether the password has this argon2 hash."""
+    try:
+        return HASH.verify(hashed, password)
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        return False
+
+
+class LoginLimiter:
+    """Slows down guessing: after `allowed` failures of one user from one address, each further attempt within
+    `window` seconds is refused unread, a correct one too."""
+
+    def __init__(self, clock: Callable[[], float], allowed: int = 5, window: float = 60, size: int = 10000) -> None:
+        self._clock = clock
+        self._allowed = allowed
+        self._window = window
+        self._size = size
+        self._failures: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+
+    def check(self, name: str, address: str) -> None:
+        """Raises Unauthenticated when this user has to wait at this address."""
+        recent = self._recent((name, address))
+        if len(recent) >= self._allowed:
+            wait = max(1, round(recent[0] + self._window - self._clock()))
+            raise Unauthenticated(
+                f"Too many failed logins of this user from this address; try again in {wait} seconds.",
+                str(wait),
+                reason="rate_limited",
+            )
+
+    def failed(self, name: str, address: str) -> None:
+        """Counts a failure. Attempts that run at the same time are counted before their passwords are read."""
+        key = (name, address)
+        self._failures[key] = [*self._recent(key), self._clock()]
+        self._failures.move_to_end(key)
+        while len(self._failures) > self._size:
+            self._failures.popitem(last=False)
+
+    def succeeded(self, name: str, address: str) -> None:
+        """Forgets the failures."""
+        self._failures.pop((name, address), None)
+
+    def _recent(self, key: tuple[str, str]) -> list[float]:
+        start = self._clock() - self._window
+        return [moment for moment in self._failures.get(key, []) if moment > start]

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""TCG event logs: parse the form, replay the PCRs. What the events mean is in `event_data`.
+
+An event log is a story told by the host. Only two things make it evidence: the digests, replayed, give the
+PCRs that a TPM signed; and the content of an event hashes to its digest (`Event.digest_verified`). Everything
+else in it is words.
+
+Rules:
+- bounds before anything: size, number of events, every length against what is left;
+- the form is exact: digest sizes are those of the header, no algorithm twice, nothing after the last event
+  but padding of one repeated byte;
+- EV_NO_ACTION is never extended; every other event extends its PCR, with a digest for the bank or not at all;
+- an event says whether its PCR's separator came before it: what follows is not firmware configuration.
+
+Sources: TCG PC Client Platform Firmware Profile 1.06, 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2), 10.4.5
+(Specification ID Version, StartupLocality); TCG EFI Platform Specification 1.22, 7 (legacy logs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.tpm import algorithms, event_data, event_digest, event_types
+from trusted_infrastructure.tpm.structures import Reader
+
+MAXIMUM_SIZE = 4 << 20  # real logs have 10 to 200 kB; option ROM events make the largest
+MAXIMUM_EVENTS = 16_384  # bounds the objects that a log of minimal events would make
+PCR_COUNT = 24
+_CODE = "event_log_malformed"
+_REMEDY = "send the log exactly as the firmware wrote it (binary_bios_measurements)"
+_SPEC_ID_03 = b"Spec ID Event03\0"
+_STARTUP_LOCALITY = b"StartupLocality\0"
+_LEGACY_HEADER = struct.Struct("<II20sI")  # pcrIndex, eventType, SHA-1 digest, eventDataSize
+_AGILE_HEADER = struct.Struct("<III")  # pcrIndex, eventType, digest count
+_ALGORITHM = struct.Struct("<H")
+_SIZE = struct.Struct("<I")
+
+
+class Event(NamedTuple):
+    """One event of a log.
+
+    index: position in the log, the header is 0. pcr: PCR index (0xffffffff in some EV_NO_ACTION events).
+    type: event type number. digests: bank name to digest, as logged. data: event data, as logged.
+    after_separator: whether an EV_SEPARATOR of the same PCR came before.
+    """
+
+    index: int
+    pcr: int
+    type: int
+    digests: Mapping[str, bytes]
+    data: bytes
+    after_separator: bool
+
+    @property
+    def type_name(self) -> str:
+        """Such as 'EV_EFI_GPT_EVENT'."""
+        return event_types.name_of(self.type)
+
+    @property
+    def extends(self) -> bool:
+        """Whether the event was extended into its PCR."""
+        return self.type != event_types.EV_NO_ACTION
+
+    @property
+    def decoded(self) -> event_data.Decoded | None:
+        """The event data, decoded; None where it has no form that we know, or is not of that form. Believe it
+        only as far as `digest_verified` goes."""
+        return event_data.decode(self.pcr, self.type, self.data)
+
+    @property
+    def description(self) -> str:
+        """What was measured, in words that are the same for the same kind of event on all hosts."""
+        return event_data.describe(self.pcr, self.type, self.data)
+
+    def digest_verified(self, bank: str) -> bool | None:
+        """Whether the event's content hashes to its digest in `bank`.
+
+        True: it does, so the content is what was measured. False: by its type it must, and does not. None: the
+        digest is over something that is not in the log (a file, firmware code).
+        """
+        return event_digest.verify(self.type, self.data, self.digests.get(bank), bank)
+
+    @property
+    def label(self) -> str:
+        """How refusals name the event: 'event 17 (PCR 4, EV_SEPARATOR, separator)'."""
+        return f"event {self.index} (PCR {self.pcr}, {self.type_name}, {self.description})"
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """A parsed log. banks: hash names for which the log has digests. crypto_agile: False for SHA-1 logs.
+    startup_locality: locality of TPM2_Startup where the log says it (0, 3 or 4). padding: bytes of padding after
+    the last event."""
+
+    events: tuple[Event, ...]
+    banks: tuple[str, ...]
+    crypto_agile: bool
+    startup_locality: int | None
+    padding: int = 0
+
+    @cached_property
+    def _by_pcr(self) -> dict[int, tuple[Event, ...]]:
+        found: dict[int, list[Event]] = {}
+        for event in self.events:
+            if event.extends:
+                found.setdefault(event.pcr, []).append(event)
+        return {pcr: tuple(events) for pcr, events in found.items()}
+
+    def events_of(self, pcr: int) -> tuple[Event, ...]:
+        """The events that extended `pcr`, in order."""
+        return self._by_pcr.get(pcr, ())
+
+
+def parse_event_log(data: bytes) -> EventLog:
+    """Parse a log as the firmware wrote it: crypto-agile (TCG_PCR_EVENT2) or legacy SHA-1 (TCG_PCR_EVENT).
+
+    Raises InvalidField (event_log_malformed). Takes time and memory in proportion to the log, at most 4 MiB.
+    """
+    # Without limits, one request of an unattested host could take a worker's memory and minutes of its time.
+    if len(data) > MAXIMUM_SIZE:
+        raise _malformed(f"is {len(data)} bytes long: expected at most {MAXIMUM_SIZE}")
+    if not data:
+        raise _malformed("is empty")
+    first, offset = _legacy_event(data, 0, 0, set())
+    if first.type == event_types.EV_NO_ACTION and first.data.startswith(_SPEC_ID_03):
+        sizes = _specification_id(first.data)
+        return _agile_log(data, offset, first, sizes)
+    return _legacy_log(data)
+
+
+def replay(log: EventLog, bank: str) -> dict[int, bytes]:
+    """PCR values that the log leads to in `bank`: PCR number to digest, for every PCR that it extends (and PCR 0
+    where the log gives its start value).
+
+    Raises Refusal (event_log_replay) when the log has no digests for the bank, or an event lacks one.
+    """
+    hash_ = algorithms.HASHES_BY_NAME.get(bank)
+    if hash_ is None or bank not in log.banks:
+        raise Refusal(
+            "event_log_replay",
+            f"event log: has no digests for bank {bank!r}, only for {', '.join(log.banks) or 'none'}",
+            "choose a bank that the firmware logs, or enable the bank in the firmware",
+        )
+    new = getattr(hashlib, hash_.name)
+    values: dict[int, bytes] = {}
+    if log.startup_locality is not None:
+        values[0] = initial_value(0, bank, log.startup_locality)
+    for event in log.events:
+        if event.type == event_types.EV_NO_ACTION:
+            continue
+        digest = event.digests.get(bank)
+        # Without this, leaving out a bank's digest would be a way to hide an event from that bank's replay.
+        if digest is None:
+            raise Refusal("event_log_replay", f"{event.label}: has no digest for bank {bank}", _REMEDY)
+        value = values.get(event.pcr)
+        if value is None:
+            value = bytes(hash_.size)
+        values[event.pcr] = new(value + digest).digest()
+    return values
+
+
+def initial_value(pcr: int, bank: str, startup_locality: int | None = None) -> bytes:
+    """Value of a PCR that nothing was extended into: zeros; ones for PCR 17 to 22 (no dynamic launch); PCR 0 ends
+    with the locality of TPM2_Startup (PC Client Platform TPM Profile 1.05, 4.6.2; Part 3, 9.3)."""
+    size = algorithms.HASHES_BY_NAME[bank].size
+    if pcr == 0 and startup_locality:
+        return bytes(size - 1) + bytes([startup_locality])
+    return b"\xff" * size if 17 <= pcr <= 22 else bytes(size)
+
+
+def _malformed(message: str) -> InvalidField:
+    return InvalidField("event_log", message, _CODE, _REMEDY)
+
+
+def _checked_pcr(index: int, pcr: int, event_type: int) -> None:
+    # A PCR that does not exist cannot be in a quote: an event there could claim anything and prove nothing.
+    # EV_NO_ACTION is extended nowhere and uses 0xffffffff for 'no PCR'.
+    if pcr >= PCR_COUNT and event_type != event_types.EV_NO_ACTION:
+        raise _malformed(f"event {index} ({event_types.name_of(event_type)}): there is no PCR {pcr}")
+
+
+def _legacy_event(data: bytes, offset: int, index: int, separated: set[int]) -> tuple[Event, int]:
+    """One TCG_PCR_EVENT at `offset`, and the offset after it."""
+    start = offset + _LEGACY_HEADER.size
+    if start > len(data):
+        raise _malformed(f"event {index}: is cut at byte {len(data)}")
+    pcr, event_type, digest, size = _LEGACY_HEADER.unpack_from(data, offset)
+    if size > len(data) - start:
+        raise _malformed(f"event {index}: data of {size} bytes, but only {len(data) - start} are left")
+    _checked_pcr(index, pcr, event_type)
+    event = Event(index, pcr, event_type, {"sha1": digest}, data[start : start + size], pcr in separated)
+    return event, start + size
+
+
+def _legacy_log(data: bytes) -> EventLog:
+    events: list[Event] = []
+    separated: set[int] = set()
+    offset = 0
+    while offset < len(data) and not _is_padding(data, offset):
+        _limit(len(events))
+        event, offset = _legacy_event(data, offset, len(events), separated)
+        if event.type == event_types.EV_SEPARATOR:
+            separated.add(event.pcr)
+        events.append(event)
+    return EventLog(tuple(events), ("sha1",), False, _startup_locality(events), len(data) - offset)
+
+
+def _agile_log(data: bytes, offset: int, header: Event, sizes: Mapping[int, tuple[str, int]]) -> EventLog:
+    events = [header]
+    separated: set[int] = set()
+    while offset < len(data) and not _is_padding(data, offset):
+        _limit(len(events))
+        event, offset = _agile_event(data, offset, len(events), separated, sizes)
+        if event.type == event_types.EV_SEPARATOR:
+            separated.add(event.pcr)
+        events.append(event)
+    banks = tuple(name for name, _size in sizes.values())
+    return EventLog(tuple(events), banks, True, _startup_locality(events), len(data) - offset)
+
+
+def _agile_event(
+    data: bytes, offset: int, index: int, separated: set[int], sizes: Mapping[int, tuple[str, int]]
+) -> tuple[Event, int]:
+    """One TCG_PCR_EVENT2 at `offset`, and the offset after it. sizes: TPM_ALG_ID to (bank name, digest size)."""
+    end = len(data)
+    if end - offset < _AGILE_HEADER.size:
+        raise _malformed(f"event {index}: is cut at byte {end}")
+    pcr, event_type, count = _AGILE_HEADER.unpack_from(data, offset)
+    offset += _AGILE_HEADER.size
+    _checked_pcr(index, pcr, event_type)
+    if count > len(sizes):
+        raise _malformed(f"event {index}: has {count} digests: the header names {len(sizes)} algorithms")
+    digests: dict[str, bytes] = {}
+    for _ in range(count):
+        if end - offset < _ALGORITHM.size:
+            raise _malformed(f"event {index}: is cut at byte {end}")
+        (algorithm,) = _ALGORITHM.unpack_from(data, offset)
+        bank, size = sizes.get(algorithm, ("", 0))
+        # An algorithm that the header does not name has no known size: everything after would be misread.
+        if not bank or bank in digests:
+            raise _malformed(f"event {index}: {algorithms.name_of(algorithm)} is not in the header, or given twice")
+        offset += _ALGORITHM.size + size
+        digests[bank] = data[offset - size : offset]
+    if end - offset < _SIZE.size:
+        raise _malformed(f"event {index}: is cut at byte {end}")
+    (size,) = _SIZE.unpack_from(data, offset)
+    offset += _SIZE.size
+    if size > end - offset:
+        raise _malformed(f"event {index}: data of {size} bytes, but only {end - offset} are left")
+    event = Event(index, pcr, event_type, digests, data[offset : offset + size], pcr in separated)
+    return event, offset + size
+
+
+def _limit(count: int) -> None:
+    if count >= MAXIMUM_EVENTS:
+        raise _malformed(f"has more than {MAXIMUM_EVENTS} events")
+
+
+def _specification_id(data: bytes) -> dict[int, tuple[str, int]]:
+    """TCG_EfiSpecIdEvent (PFP 10.4.5.1): algorithm (TPM_ALG_ID) to (bank name, digest size)."""
+    reader = Reader(data, "event_log.specification_id", order="<", code=_CODE)
+    reader.take(len(_SPEC_ID_03), "signature")
+    reader.u32("platformClass")
+    reader.take(4, "specVersion")  # minor, major, errata, size of UINTN: all that are in use have this form
+    count = reader.u32("numberOfAlgorithms")
+    if not 1 <= count <= 16:
+        raise reader.refusal("numberOfAlgorithms", f"is {count}: expected 1 to 16")
+    sizes: dict[int, tuple[str, int]] = {}
+    for _ in range(count):
+        algorithm, size = reader.u16("algorithmId"), reader.u16("digestSize")
+        known = algorithms.HASHES.get(algorithm)
+        # Without this, a wrong size would shift every digest of the log.
+        if algorithm in sizes or size == 0 or (known is not None and size != known.size):
+            raise reader.refusal("digestSizes", f"{algorithms.name_of(algorithm)} with {size} bytes, or twice")
+        sizes[algorithm] = (known.name if known else algorithms.name_of(algorithm).lower(), size)
+    reader.take(reader.u8("vendorInfoSize"), "vendorInfo")
+    reader.finish()
+    return sizes
+
+
+def _is_padding(data: bytes, offset: int) -> bool:
+    """Whether the rest of the log is padding.
+
+    Some firmware hands over its whole log area, filled with zeros or 0xff. Neither can be an event that was
+    extended: zeros would have no digests (legacy: EV_PREBOOT_CERT, which no firmware logs without data).
+    """
+    # The cheap look at eight bytes keeps this linear: the rest is read once, then it is padding or an error.
+    head = data[offset : offset + 8]
+    if head.strip(b"\0") and head.strip(b"\xff"):
+        return False
+    rest = data[offset:]
+    return not rest.strip(b"\0") or not rest.strip(b"\xff")
+
+
+def _startup_locality(events: list[Event]) -> int | None:
+    """Locality from the EV_NO_ACTION event StartupLocality (PFP 10.4.5.3), None where there is none."""
+    found: int | None = None
+    for event in events:
+        if event.type != event_types.EV_NO_ACTION or not event.data.startswith(_STARTUP_LOCALITY):
+            continue
+        if len(event.data) != len(_STARTUP_LOCALITY) + 1 or event.data[-1] not in (0, 3, 4):
+            raise _malformed(f"event {event.index}: StartupLocality must be 0, 3 or 4")
+        # Two start values: one of them is invented, and which one would be the reader's choice.
+        if found is not None and found != event.data[-1]:
+            raise _malformed(f"event {event.index}: StartupLocality {event.data[-1]} after {found}")
+        found = event.data[-1]
+    return found

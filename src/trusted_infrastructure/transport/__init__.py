@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How our parts talk: applications with limits and error answers, unix sockets, HTTPS clients, log lines."""
+
+from trusted_infrastructure.transport.application import Application, Caller
+from trusted_infrastructure.transport.clients import (
+    answer_of,
+    async_management_client,
+    async_public_client,
+    local_client,
+    management_client,
+    public_client,
+    tls_context,
+    unreachable,
+)
+from trusted_infrastructure.transport.errors import JSONAnswer, error_answer
+from trusted_infrastructure.transport.logs import configure_logging
+from trusted_infrastructure.transport.notify import notify
+from trusted_infrastructure.transport.unix_server import serve
+
+__all__ = [
+    "Application",
+    "Caller",
+    "JSONAnswer",
+    "answer_of",
+    "async_management_client",
+    "async_public_client",
+    "configure_logging",
+    "error_answer",
+    "local_client",
+    "management_client",
+    "notify",
+    "public_client",
+    "serve",
+    "tls_context",
+    "unreachable",
+]

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Serving ASGI applications on unix sockets: several in one process, each with a list of who may connect.
+
+The reverse proxy is the only way in from outside, so a socket takes connections of the proxy's user and of
+root alone; the kernel says who connects (SO_PEERCRED, unix(7)), and others are closed before a byte is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import struct
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.transport.notify import notify
+
+log = structlog.get_logger("trusted_infrastructure.transport")
+
+DEFAULT_USERS = ("root", "www-data")
+HEAD_LIMIT = 64 * 1024
+KEEP_ALIVE = 75
+CONNECTIONS = 512
+# Requests get this long after SIGTERM, background tasks a second more: a unit stops within 10 s (DESIGN).
+GRACE = 6
+MODE_PROXY = 0o660
+MODE_ROOT = 0o600
+
+Background = Callable[[], Coroutine[Any, Any, None]]
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class CheckedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol, closed to callers who are not in `allowed_uids`, with a bounded head."""
+
+    allowed_uids: frozenset[int] = frozenset()
+    socket_path = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.head_bytes = 0
+        uid = peer_uid(transport)
+        self.admitted = uid in self.allowed_uids
+        if self.admitted:
+            super().connection_made(transport)
+        else:
+            log.warning("peer_refused", socket=self.socket_path, uid=uid)
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.admitted:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.admitted:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self.head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        """httptools has no limit of its own; an exception in a callback is answered with 400 and a close."""
+        self.head_bytes += size
+        if self.head_bytes > HEAD_LIMIT:
+            raise ValueError(f"request head larger than {HEAD_LIMIT} bytes")
+
+
+def peer_uid(transport: asyncio.BaseTransport) -> int:
+    """User id of the process at the other end of a unix socket, from the kernel (SO_PEERCRED)."""
+    connection = transport.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    return int(uid)
+
+
+def user_ids(users: Iterable[str | int]) -> frozenset[int]:
+    """Numeric ids of users. A name that this machine does not know is left out: nobody can connect as it."""
+    ids = set()
+    for user in users:
+        with contextlib.suppress(KeyError):
+            ids.add(user if isinstance(user, int) else pwd.getpwnam(user).pw_uid)
+    return frozenset(ids)
+
+
+def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
+    """A listening unix socket at `path` that never has a wider mode than `mode`.
+
+    group: id of the group that may connect; None takes the group of the directory, which is how the unit says
+    it. A socket left by a killed process is replaced; anything else at `path` is refused.
+    Raises Refusal `socket_unusable`.
+    """
+    try:
+        if path.exists() and not path.is_socket():
+            raise Refusal("socket_unusable", f"{path} exists and is not a socket", "remove it", status=500)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        wanted = path.parent.stat().st_gid if group is None else group
+        if mode & 0o070 and path.stat().st_gid != wanted:
+            os.chown(path, -1, wanted)
+    except OSError as error:
+        raise Refusal(
+            "socket_unusable",
+            f"cannot listen on {path}: {error.strerror}",
+            "check the run directory's owner, and that the service's user is in the directory's group",
+            status=500,
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+class SocketServer(uvicorn.Server):
+    """uvicorn's server without its signal handling: one process runs several, and `serve` stops them all."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_for(path: Path, app: ASGIApp, allowed_uids: frozenset[int]) -> SocketServer:
+    """A server for one socket: no access log, no server header, no websockets, limits set."""
+    protocol = type(
+        "SocketProtocol", (CheckedProtocol,), {"allowed_uids": allowed_uids, "socket_path": str(path)}
+    )
+    return SocketServer(
+        uvicorn.Config(
+            cast(Any, app),
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
+
+
+def serve(
+    apps: Mapping[Path, ASGIApp],
+    *,
+    root_only: Collection[Path] = (),
+    allowed_users: Iterable[str | int] = DEFAULT_USERS,
+    socket_group: int | None = None,
+    lifespan: Lifespan | None = None,
+    background: Sequence[Background] = (),
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish requests and return, within 8 s. Blocks.
+
+    apps: socket path -> application. root_only: those of the paths that only root may use (0600); the others
+    are 0660 and open to `allowed_users`. socket_group: see `listen`.
+    lifespan: entered before the first connection is accepted, left after the last answer.
+    background: endless tasks that run beside the applications. One that ends, or fails, ends the service:
+    a service whose renewal died must not look healthy; systemd starts it again.
+    Raises Refusal (`socket_unusable`, or what lifespan raises), and RuntimeError when a background task ended.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(
+            _serve(apps, frozenset(root_only), user_ids(allowed_users), socket_group, lifespan, background)
+        )
+
+
+async def _serve(
+    apps: Mapping[Path, ASGIApp],
+    root_only: frozenset[Path],
+    allowed_uids: frozenset[int],
+    socket_group: int | None,
+    lifespan: Lifespan | None,
+    background: Sequence[Background],
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with lifespan() if lifespan else contextlib.nullcontext():
+        async with _listening(apps, root_only, allowed_uids, socket_group) as servers:
+            tasks = [asyncio.create_task(task()) for task in background]
+            stopping = asyncio.create_task(stop.wait())
+            notify("READY=1")
+            log.info("serving", sockets=[str(path) for path in apps])
+            ended, _running = await asyncio.wait(
+                [stopping, *tasks, *servers], return_when=asyncio.FIRST_COMPLETED
+            )
+            notify("STOPPING=1")
+            await _cancel(tasks)
+        if stopping not in ended:
+            raise RuntimeError(f"a part of the service ended: {_reason(ended)}")
+    log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    apps: Mapping[Path, ASGIApp],
+    root_only: frozenset[Path],
+    allowed_uids: frozenset[int],
+    socket_group: int | None,
+) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The servers' tasks, all accepting; stopped gracefully on the way out."""
+    servers: list[SocketServer] = []
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for path, app in apps.items():
+            only_root = path in root_only
+            listener = listen(path, MODE_ROOT if only_root else MODE_PROXY, socket_group)
+            server = server_for(path, app, frozenset({0}) if only_root else allowed_uids)
+            servers.append(server)
+            tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
+        while not all(server.started for server in servers) and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        yield tasks
+    finally:
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for path in apps:
+            path.unlink(missing_ok=True)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel and wait at most a second: a task that ignores it must not hold the service."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=1)
+
+
+def _reason(ended: set[asyncio.Task[Any]]) -> str:
+    """Why the first of the ended tasks ended: type and text for refusals, type alone for the rest."""
+    error = next((task.exception() for task in ended if not task.cancelled()), None)
+    if isinstance(error, Refusal):
+        return str(error)
+    return type(error).__name__ if error else "it returned"
