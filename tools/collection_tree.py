@@ -22,13 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = Path("ansible_collections/trusted/infrastructure")
 NOT_SOURCE = {".git", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".venv"}
 # Written by ansible-test and ansible-lint into the copy; no source, but worth keeping between runs.
-KEPT_IN_COPY = ("tests/output/", ".ansible/", ".git/")
+KEPT_IN_COPY = {".git", ".ansible", "tests/output"}
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder that may belong to another user, and return what it prints."""
-    command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """Run git on the repository whose top is `folder`, and return what it prints.
+
+    The repository is named outright: without one in `folder`, git would climb to the one around it and work
+    there. The folder may belong to another user.
+    """
+    place = [f"--git-dir={folder / '.git'}", f"--work-tree={folder}"]
+    command = ["git", "-c", f"safe.directory={folder}", *place, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
 
 
 def source_files(root: Path = ROOT) -> list[str]:
@@ -43,17 +48,23 @@ def source_files(root: Path = ROOT) -> list[str]:
     return sorted(found)
 
 
+def remove_stale(wanted: set[str], folder: Path, target: Path) -> None:
+    """Remove from `folder`, inside `target`, files that are not wanted, and folders that are empty then."""
+    for path in list(folder.iterdir()):
+        relative = str(path.relative_to(target))
+        if relative in KEPT_IN_COPY:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            remove_stale(wanted, path, target)
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif relative not in wanted:
+            path.unlink()
+
+
 def copy_changed(names: list[str], target: Path) -> None:
     """Bring `target` to hold exactly the files `names`; what is unchanged keeps its time."""
-    wanted = set(names)
-    for folder, _folders, files in os.walk(target, topdown=False):
-        for name in files:
-            path = Path(folder) / name
-            relative = str(path.relative_to(target))
-            if relative not in wanted and not relative.startswith(KEPT_IN_COPY):
-                path.unlink()
-        if not os.listdir(folder) and Path(folder) != target:
-            os.rmdir(folder)
+    remove_stale(set(names), target, target)
     for name in names:
         source, copy = ROOT / name, target / name
         old, new = copy.stat() if copy.is_file() else None, source.stat()
@@ -70,8 +81,7 @@ def make_tree(base: Path) -> Path:
     with (base / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         copy_changed(source_files(), target)
-        if not (target / ".git").is_dir():
-            git(target, "init", "--quiet")
+        git(target, "init", "--quiet")
         git(target, "add", "--all")
     return target
 

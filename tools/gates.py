@@ -79,11 +79,11 @@ def gates() -> list[Gate]:
         Gate("shell", ["shellcheck", "tools/run", ".ci/run", *scripts]),
         Gate("services", ["pytest", "--color=no", "tests/services"], checks="tests/services/**/test_*.py"),
         Gate("repository", ["pytest", "--color=no", "tests/repository"], checks="tests/repository/test_*.py"),
-        Gate("sanity", tool("ansible_test.py", "sanity")),
-        Gate("units", tool("ansible_test.py", "units"), checks="tests/unit/**/test_*.py"),
+        Gate("sanity", tool("ansible_tests.py", "sanity")),
+        Gate("units", tool("ansible_tests.py", "units"), checks="tests/unit/**/test_*.py"),
         Gate(
             "integration",
-            tool("ansible_test.py", "integration"),
+            tool("ansible_tests.py", "integration"),
             checks="tests/integration/targets/*/tasks/main.yml",
         ),
         Gate(

@@ -50,7 +50,7 @@ def _sequences(data: bytes) -> Iterator[bytes]:
 
 
 def _sequence_size(data: bytes, offset: int) -> int | None:
-    """Size of the DER SEQUENCE at `offset` with its header (X.690, 8.1.3), or None when no whole one is there."""
+    """Size of the DER SEQUENCE at `offset` with its header (X.690, 8.1.3), or None when no whole one is."""
     if offset + 2 > len(data) or data[offset] != _SEQUENCE:
         return None
     first = data[offset + 1]

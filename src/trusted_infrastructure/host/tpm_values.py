@@ -69,7 +69,7 @@ _FIRMWARE_VERSIONS = (0x10B, 0x10C)
 
 
 def properties_of(fixed: Mapping[int, int], banks: dict[str, tuple[int, ...]]) -> TpmProperties:
-    """Properties from TPM_PT values. Texts are four ASCII characters in each number; what is missing is empty."""
+    """Properties from TPM_PT values. Texts are four ASCII characters a number; missing ones are empty."""
     major, _point, minor = _text(fixed, _FAMILY).partition(".")
     revision = fixed.get(_REVISION, 0)
     firmware = struct.unpack(">4H", _raw(fixed, *_FIRMWARE_VERSIONS))
@@ -89,4 +89,5 @@ def _raw(fixed: Mapping[int, int], *properties: int) -> bytes:
 
 
 def _text(fixed: Mapping[int, int], *properties: int) -> str:
-    return _raw(fixed, *properties).replace(b"\0", b"").decode("ascii", "replace").strip()
+    words = _raw(fixed, *properties).replace(b"\0", b"").decode("ascii", "replace").split()
+    return " ".join(words)

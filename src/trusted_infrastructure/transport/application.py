@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An ASGI application as every service builds it: routes, limits, errors, and who may call.
 
-The order of the checks is fixed here, so that no service can forget one: who calls (management sockets), size,
-time, route. Whatever is raised below becomes an error answer.
+The order of the checks is fixed here, so that no service can forget one: time, who calls (management
+sockets), size, route. Whatever is raised below becomes an error answer.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ AuthenticateClient = Callable[[bytes], Caller]
 class Application:
     """The ASGI application of one socket.
 
-    routes: Starlette routes. authenticate_client: set on management sockets; judges the certificate that nginx
-    forwards, on every path, known or not. body_limit: bytes. time_limit: seconds for the whole request.
+    routes: Starlette routes. authenticate_client: set on management sockets; judges the certificate that
+    nginx forwards, on every path, known or not. body_limit: bytes. time_limit: seconds for the whole request.
     """
 
     routes: Sequence[BaseRoute]

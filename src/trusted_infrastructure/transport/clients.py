@@ -23,7 +23,7 @@ ANSWER_LIMIT = 16 << 20
 def tls_context(ca: Path | str, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """A client's TLS context that trusts `ca` alone.
 
-    ca: path, or PEM text, of one or more CA certificates. certificate, key: PEM files of the client, for mTLS.
+    ca: path, or PEM text, of one or more CA certificates. certificate, key: PEM files of the client.
     Raises Refusal `certificate_invalid` when a file is missing or not PEM.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Error answers: every refusal and every fault leaves a service as {"error": {"code", "message", "remedy"}}."""
+"""Error answers: every refusal and every fault leaves a service as {"error": {code, message, remedy}}."""
 
 from __future__ import annotations
 

@@ -58,15 +58,15 @@ class CheckedProtocol(HttpToolsProtocol):
     allowed_uids: frozenset[int] = frozenset()
     socket_path = ""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.head_bytes = 0
         uid = peer_uid(transport)
         self.admitted = uid in self.allowed_uids
         if self.admitted:
-            super().connection_made(transport)
+            super().connection_made(cast(asyncio.Transport, transport))
         else:
             log.warning("peer_refused", socket=self.socket_path, uid=uid)
-            transport.abort()
+            cast(asyncio.Transport, transport).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.admitted:
@@ -190,7 +190,7 @@ def serve(
     lifespan: entered before the first connection is accepted, left after the last answer.
     background: endless tasks that run beside the applications. One that ends, or fails, ends the service:
     a service whose renewal died must not look healthy; systemd starts it again.
-    Raises Refusal (`socket_unusable`, or what lifespan raises), and RuntimeError when a background task ended.
+    Raises Refusal (`socket_unusable`, or what lifespan raises), RuntimeError when a background task ended.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run ansible-test on a physical copy of the working tree, with a home of its own below build/.
 
-    tools/run python tools/ansible_test.py sanity|units|integration [OPTION ...] [TARGET ...]
+    tools/run python tools/ansible_tests.py sanity|units|integration [OPTION ...] [TARGET ...]
 
 Exits with ansible-test's code, and with 1 where ansible-test found nothing to test: it calls that a success.
 """
@@ -28,10 +28,9 @@ NOTHING_TESTED = re.compile(
 def place_get_pip(home: Path) -> None:
     """Put the stand-in for get-pip where the installed ansible-test looks for its download."""
     spec = importlib.util.find_spec("ansible_test")
-    if spec is None or spec.origin is None and not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         raise SystemExit("ansible-test is not installed: run `make bootstrap`")
-    package = Path(next(iter(spec.submodule_search_locations or [])))
-    text = (package / "_internal" / "python_requirements.py").read_text(encoding="utf-8")
+    text = (Path(spec.origin).parent / "_internal" / "python_requirements.py").read_text(encoding="utf-8")
     cache = home / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     for version in set(re.findall(r"pip='([0-9.]+)'", text)):
@@ -101,6 +100,6 @@ def run(arguments: list[str]) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in {"sanity", "units", "integration"}:
         raise SystemExit(
-            "usage: python tools/ansible_test.py sanity|units|integration [OPTION ...] [TARGET ...]"
+            "usage: python tools/ansible_tests.py sanity|units|integration [OPTION ...] [TARGET ...]"
         )
     raise SystemExit(run(sys.argv[1:]))

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The TPM of this host, through libtss2: the only module that uses tpm2-pytss.
-
-One `TpmDevice` is one visit: open, use, close. Everything that a visit loads is flushed when it ends, and
-what an earlier process left behind is flushed when it begins: a TPM without a resource manager (swtpm) has room
-for three objects and three sessions, and leaks outlive the connection. A visit belongs to one thread;
-`TpmWorker` lets them in one at a time.
+"""The endorsement key and the attestation key in this host's TPM: find or make, activate a credential, quote.
 
 The attestation key (AK) is a child of the endorsement key (EK): the TPM itself ties the two together, its
 qualified name follows from both public areas, and TPM2_Clear ends it. Commands that use it run in a session
@@ -12,50 +7,42 @@ that is salted to the EK, so neither the AK's authorization value nor an activat
 the clear.
 
 Sources: TCG TPM 2.0 Library Part 1, 19 (sessions), 24 (credential protection); Part 3, 12 (objects), 18.4
-(TPM2_Quote), 22.4 (TPM2_PCR_Read), 28.4 (TPM2_FlushContext); TCG EK Credential Profile for TPM 2.0, 2.2.1 (NV
-indices) and Annex B (templates).
+(TPM2_Quote), 24.1 (TPM2_CreatePrimary); TCG EK Credential Profile for TPM 2.0, 2.2.1 (NV indices) and Annex B
+(templates).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tpm2_pytss import ESAPI, TCTILdr, TSS2_Exception, constants, types, utils
+from tpm2_pytss import TSS2_Exception, constants, types, utils
 
 from trusted_infrastructure.host.endorsement_certificates import (
     CHAIN_INDICES,
     certificates_in,
     certified_key,
 )
+from trusted_infrastructure.host.tpm_device.connection import TpmConnection, command
 from trusted_infrastructure.host.tpm_values import (
     AttestationKey,
     EndorsementKey,
     EndorsementKeyType,
     SignedQuote,
-    TpmProperties,
-    properties_of,
 )
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
-from trusted_infrastructure.tpm import algorithms
 from trusted_infrastructure.tpm.keys import qualified_name
 from trusted_infrastructure.tpm.public_area import RH_ENDORSEMENT, Attributes, parse_tpm2b_public
 from trusted_infrastructure.tpm.quote import parse_quote
 
 AUTHORIZATION_SIZE = 32
 QUOTE_ATTEMPTS = 5
-_PCRS_PER_READ = 8
 _PERSISTENT_ENDORSEMENT = range(0x81010000, 0x81020000)
-_STALE_HANDLES = (0x80000000, 0x02000000, 0x03000000)  # transient objects, loaded sessions, saved sessions
-_NO_SUCH_NV_INDEX = 0x18B  # TPM_RC_HANDLE for handle 1
 
 # EK type -> name of the TCG template. Templates "H-n" exist only where the TPM has a certificate for them.
 _TEMPLATES: dict[EndorsementKeyType, str] = {
@@ -84,42 +71,10 @@ class _LoadedEndorsementKey:
         return bool(parse_tpm2b_public(self.public, "ek_public").attributes & Attributes.USER_WITH_AUTH)
 
 
-class TpmDevice:
-    """One visit to the TPM; a context manager.
-
-    tcti: libtss2's way to the TPM, such as "device:/dev/tpmrm0" or "swtpm:path=/run/tpm/sock".
-    Everything here raises Unavailable (tpm_unavailable: not reached; tpm_error: a command failed).
+class TpmDevice(TpmConnection):
+    """One visit to the TPM; a context manager. A visit belongs to one thread; `TpmWorker` lets them in one at
+    a time. Everything raises Unavailable (tpm_unavailable: not reached; tpm_error: a command failed).
     """
-
-    def __init__(self, tcti: str) -> None:
-        self._name = tcti
-        self._visit = ExitStack()
-        self._tcti: Any = None
-        self._esapi: Any = None
-
-    def __enter__(self) -> Self:
-        # libtss2 would write each error to stderr, also those that are answers here (no such index).
-        os.environ.setdefault("TSS2_LOG", "all+NONE")
-        try:
-            with self._visit as opening:
-                self._tcti = TCTILdr.parse(self._name)
-                opening.callback(self._tcti.close)
-                self._esapi = ESAPI(self._tcti)
-                opening.callback(self._esapi.close)
-                self._flush_stale()
-                self._visit = opening.pop_all()
-        except TSS2_Exception as error:
-            raise Unavailable(
-                "tpm_unavailable",
-                f"the TPM at {self._name} does not answer: {error}",
-                "check that the TPM is enabled in the firmware setup and that the agent may open the device",
-            ) from None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._visit.close()
 
     # ---- keys ---------------------------------------------------------------------------------------------
 
@@ -135,10 +90,10 @@ class TpmDevice:
             )
 
     def endorsement_keys(self) -> list[EndorsementKey]:
-        """The endorsement keys by the TCG templates: RSA-2048, and those that the TPM has a certificate for."""
+        """The endorsement keys by the TCG templates: RSA-2048, and those with a certificate."""
         found = []
         for key_type in _TEMPLATES:
-            if key_type == "RSA_2048" or self._read_nv(_certificate_index(key_type)) is not None:
+            if key_type == "RSA_2048" or self.read_nv(_certificate_index(key_type)) is not None:
                 found.append(self.endorsement_key(key_type))
         return found
 
@@ -149,14 +104,14 @@ class TpmDevice:
         sensitive = types.TPM2B_SENSITIVE_CREATE(
             types.TPMS_SENSITIVE_CREATE(userAuth=types.TPM2B_AUTH(authorization))
         )
-        template = _attestation_key_template(self._has_p256())
+        template = _attestation_key_template(self.has_p256())
         with (
             self._loaded_endorsement_key(key_type) as parent,
             self._salted_session(parent) as session,
             self._use_of(parent) as use,
-            _command("TPM2_Create"),
+            command("TPM2_Create"),
         ):
-            private, public, *_ = self._esapi.create(
+            private, public, *_ = self.esapi.create(
                 parent.handle, sensitive, template, session1=use, session2=session
             )
             return AttestationKey(key_type, public.marshal(), private.marshal(), authorization)
@@ -170,7 +125,7 @@ class TpmDevice:
                 if error.fmt1:  # the TPM judged the parameters; everything else is a fault of the moment
                     return False
                 raise Unavailable("tpm_error", f"TPM2_Load failed: {error}") from None
-            with self._flushed(handle):
+            with self.flushed(handle):
                 return True
 
     def prove(
@@ -192,32 +147,12 @@ class TpmDevice:
         identity = _unmarshal(types.TPM2B_ID_OBJECT, credential_blob, "credential_blob")
         seed = _unmarshal(types.TPM2B_ENCRYPTED_SECRET, encrypted_secret, "encrypted_secret")
         with self._loaded_endorsement_key(key.endorsement_key) as parent:
-            with _command("TPM2_Load"):
+            with command("TPM2_Load"):
                 handle = self._load(parent, key)
-            with self._flushed(handle), self._salted_session(parent) as session:
+            with self.flushed(handle), self._salted_session(parent) as session:
                 with self._use_of(parent) as use:
                     secret = self._activate(handle, parent.handle, identity, seed, session, use)
                 return self._quote(handle, session, qualify(secret), bank, pcrs)
-
-    # ---- PCRs and properties ------------------------------------------------------------------------------
-
-    def read_pcrs(self, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:
-        """Values of `pcrs` in `bank`, all of one moment. Raises InvalidField (bank), Unavailable."""
-        for _attempt in range(QUOTE_ATTEMPTS):
-            values: dict[int, bytes] = {}
-            counters = set()
-            while missing := [pcr for pcr in sorted(set(pcrs)) if pcr not in values]:
-                counter, found = self._read_some_pcrs(bank, missing[:_PCRS_PER_READ])
-                counters.add(counter)
-                values |= found
-            # TPM2_PCR_Read gives eight values a call; an unchanged counter says that no PCR moved in between.
-            if len(counters) <= 1:
-                return values
-        raise Unavailable("tpm_error", f"the PCRs of bank {bank} changed during {QUOTE_ATTEMPTS} readings")
-
-    def properties(self) -> TpmProperties:
-        """Manufacturer, model, firmware and active PCR banks."""
-        return properties_of(self._fixed_properties(), self._banks())
 
     # ---- endorsement key ----------------------------------------------------------------------------------
 
@@ -228,14 +163,14 @@ class TpmDevice:
         if found is not None:
             # tr_close forgets our handle and leaves the key where it is.
             with ExitStack() as stack:
-                stack.callback(self._esapi.tr_close, found.handle)
+                stack.callback(self.esapi.tr_close, found.handle)
                 yield found
             return
-        with _command("TPM2_CreatePrimary"):
-            handle, public, *_ = self._esapi.create_primary(
+        with command("TPM2_CreatePrimary"):
+            handle, public, *_ = self.esapi.create_primary(
                 None, template, constants.ESYS_TR.ENDORSEMENT, session1=constants.ESYS_TR.PASSWORD
             )
-        with self._flushed(handle):
+        with self.flushed(handle):
             yield _described(handle, public)
 
     def _persistent_endorsement_key(
@@ -244,14 +179,14 @@ class TpmDevice:
         """The persistent key that is the one of `template`, or None. Making an RSA key takes a hardware TPM
         seconds, so a provisioned one is worth looking for."""
         certified = certified_key(self._certificates(key_type))
-        for persistent in self._handles(_PERSISTENT_ENDORSEMENT.start):
+        for persistent in self.handles(_PERSISTENT_ENDORSEMENT.start):
             if persistent not in _PERSISTENT_ENDORSEMENT:
                 continue
-            with _command("TPM2_ReadPublic"):
-                handle = self._esapi.tr_from_tpmpublic(persistent)
-                public, _name, qualified = self._esapi.read_public(handle)
-            # Whoever has the owner's authorization can put a key at this handle: the qualified name shows that
-            # it is in the endorsement hierarchy, the template what it may do.
+            with command("TPM2_ReadPublic"):
+                handle = self.esapi.tr_from_tpmpublic(persistent)
+                public, _name, qualified = self.esapi.read_public(handle)
+            # Whoever has the owner's authorization can put a key at this handle: the qualified name shows
+            # that it is in the endorsement hierarchy, the template what it may do.
             if _is_of_template(public, template):
                 key = _described(handle, public)
                 same = (
@@ -259,16 +194,14 @@ class TpmDevice:
                 )
                 if same and bytes(qualified) == key.qualified_name:
                     return key
-            self._esapi.tr_close(handle)
+            self.esapi.tr_close(handle)
         return None
 
     def _endorsement_template(self, key_type: EndorsementKeyType) -> Any:
         """TPM2B_PUBLIC template, with the nonce or template that the manufacturer put into NV storage."""
         try:
-            with _command("TPM2_NV_Read"):
-                _certificate, template = utils.create_ek_template(
-                    _TEMPLATES[key_type], self._read_nv_or_raise
-                )
+            with command("TPM2_NV_Read"):
+                _certificate, template = utils.create_ek_template(_TEMPLATES[key_type], self.read_nv_or_raise)
         except ValueError:
             raise Refusal(
                 "ek_missing",
@@ -279,13 +212,13 @@ class TpmDevice:
 
     def _certificates(self, key_type: EndorsementKeyType) -> tuple[bytes, ...]:
         """The key's own certificate, then the intermediates; without the key's own, none."""
-        own = certificates_in(self._read_nv(_certificate_index(key_type)) or b"")
+        own = certificates_in(self.read_nv(_certificate_index(key_type)) or b"")
         if not own:
             return ()
         chain = b""
-        for index in self._handles(CHAIN_INDICES.start):
+        for index in self.handles(CHAIN_INDICES.start):
             if index in CHAIN_INDICES:
-                chain += self._read_nv(index) or b""
+                chain += self.read_nv(index) or b""
         return (own[0], *certificates_in(chain))
 
     @contextmanager
@@ -295,17 +228,17 @@ class TpmDevice:
         if key.takes_password:
             yield constants.ESYS_TR.PASSWORD
             return
-        with _command("TPM2_PolicySecret"):
-            session = self._esapi.start_auth_session(
+        with command("TPM2_PolicySecret"):
+            session = self.esapi.start_auth_session(
                 constants.ESYS_TR.NONE,
                 constants.ESYS_TR.NONE,
                 constants.TPM2_SE.POLICY,
                 None,
                 constants.TPM2_ALG(key.name_alg),
             )
-        with self._flushed(session):
-            with _command("TPM2_PolicySecret"):
-                self._esapi.policy_secret(constants.ESYS_TR.ENDORSEMENT, session, expiration=0)
+        with self.flushed(session):
+            with command("TPM2_PolicySecret"):
+                self.esapi.policy_secret(constants.ESYS_TR.ENDORSEMENT, session, expiration=0)
             yield session
 
     # ---- attestation key ----------------------------------------------------------------------------------
@@ -315,30 +248,30 @@ class TpmDevice:
         private = _unmarshal(types.TPM2B_PRIVATE, key.private, "private")
         public = _unmarshal(types.TPM2B_PUBLIC, key.public, "public")
         with self._use_of(parent) as use:
-            handle = self._esapi.load(parent.handle, private, public, session1=use)
-        self._esapi.tr_set_auth(handle, key.authorization)
+            handle = self.esapi.load(parent.handle, private, public, session1=use)
+        self.esapi.tr_set_auth(handle, key.authorization)
         return handle
 
     @contextmanager
     def _salted_session(self, key: _LoadedEndorsementKey) -> Iterator[Any]:
-        with _command("TPM2_StartAuthSession"):
-            session = self._esapi.start_auth_session(
+        with command("TPM2_StartAuthSession"):
+            session = self.esapi.start_auth_session(
                 key.handle,
                 constants.ESYS_TR.NONE,
                 constants.TPM2_SE.HMAC,
                 types.TPMT_SYM_DEF.parse("aes128cfb"),
                 constants.TPM2_ALG.SHA256,
             )
-        with self._flushed(session):
+        with self.flushed(session):
             attributes = constants.TPMA_SESSION
-            self._esapi.trsess_set_attributes(
+            self.esapi.trsess_set_attributes(
                 session, attributes.CONTINUESESSION | attributes.DECRYPT | attributes.ENCRYPT
             )
             yield session
 
     def _activate(self, key: Any, parent: Any, identity: Any, seed: Any, session: Any, use: Any) -> bytes:
         try:
-            secret = self._esapi.activate_credential(
+            secret = self.esapi.activate_credential(
                 key, parent, identity, seed, session1=session, session2=use
             )
         except TSS2_Exception as error:
@@ -360,8 +293,8 @@ class TpmDevice:
         )
         for _attempt in range(QUOTE_ATTEMPTS):
             values = self.read_pcrs(bank, pcrs)
-            with _command("TPM2_Quote"):
-                attest, signature = self._esapi.quote(key, selection, qualifying_data, session1=session)
+            with command("TPM2_Quote"):
+                attest, signature = self.esapi.quote(key, selection, qualifying_data, session1=session)
             quoted = parse_quote(bytes(attest)).pcr_digest
             read = hashlib.sha256(b"".join(values[pcr] for pcr in sorted(values))).digest()
             if hmac.compare_digest(read, quoted):
@@ -371,115 +304,6 @@ class TpmDevice:
             f"the PCRs of bank {bank} changed between reading and quoting, {QUOTE_ATTEMPTS} times",
             "find what extends these PCRs all the time, or leave them out of the base image",
         )
-
-    # ---- capabilities and NV storage ----------------------------------------------------------------------
-
-    def _capability(self, capability: Any, start: int, field: str) -> list[Any]:
-        found: list[Any] = []
-        more = True
-        while more:
-            with _command("TPM2_GetCapability"):
-                more, data = self._esapi.get_capability(capability, start, 256)
-            items = list(getattr(data.data, field))
-            found += items
-            more = more and bool(items)
-            if more:
-                start = int(getattr(items[-1], "property", items[-1])) + 1
-        return found
-
-    def _handles(self, start: int) -> list[int]:
-        return [int(handle) for handle in self._capability(constants.TPM2_CAP.HANDLES, start, "handles")]
-
-    def _fixed_properties(self) -> dict[int, int]:
-        properties = self._capability(
-            constants.TPM2_CAP.TPM_PROPERTIES, constants.TPM2_PT.FIXED, "tpmProperties"
-        )
-        return {int(item.property): int(item.value) for item in properties}
-
-    def _has_p256(self) -> bool:
-        curves = self._capability(constants.TPM2_CAP.ECC_CURVES, 0, "eccCurves")
-        return algorithms.CURVE_P256 in [int(curve) for curve in curves]
-
-    def _banks(self) -> dict[str, tuple[int, ...]]:
-        banks = {}
-        for selection in self._capability(constants.TPM2_CAP.PCRS, 0, "assignedPCR"):
-            known = algorithms.HASHES.get(int(selection.hash))
-            bits = int.from_bytes(bytes(selection.pcrSelect)[: selection.sizeofSelect], "little")
-            if known is not None and bits:
-                banks[known.name] = tuple(n for n in range(bits.bit_length()) if bits >> n & 1)
-        return banks
-
-    def _read_some_pcrs(self, bank: str, pcrs: Sequence[int]) -> tuple[int, dict[int, bytes]]:
-        """PCR update counter, and values of those that the TPM gave. pcrs: ascending."""
-        if bank not in algorithms.HASHES_BY_NAME:
-            raise InvalidField("bank", f"{bank!r} is not a PCR bank")
-        with _command("TPM2_PCR_Read"):
-            counter, given, digests = self._esapi.pcr_read(f"{bank}:{','.join(str(pcr) for pcr in pcrs)}")
-        bits = (
-            int.from_bytes(bytes(given[0].pcrSelect)[: given[0].sizeofSelect], "little") if len(given) else 0
-        )
-        numbers = [pcr for pcr in pcrs if bits >> pcr & 1]
-        if not numbers or len(numbers) != len(digests):
-            raise InvalidField(
-                "bank", f"{bank}: the TPM has no PCR {', '.join(map(str, pcrs))} in this bank: is it active?"
-            )
-        return int(counter), {pcr: bytes(digest) for pcr, digest in zip(numbers, digests, strict=True)}
-
-    def _read_nv(self, index: int) -> bytes | None:
-        try:
-            with _command("TPM2_NV_Read"):
-                return self._read_nv_or_raise(index)
-        except utils.NoSuchIndex:
-            return None
-
-    def _read_nv_or_raise(self, index: int) -> bytes:
-        """Content of an NV index. Raises utils.NoSuchIndex, which `create_ek_template` understands."""
-        try:
-            handle = self._esapi.tr_from_tpmpublic(index)
-        except TSS2_Exception as error:
-            if int(error.rc) == _NO_SUCH_NV_INDEX:
-                raise utils.NoSuchIndex(index) from None
-            raise
-        with ExitStack() as stack:
-            stack.callback(self._esapi.tr_close, handle)
-            public, _name = self._esapi.nv_read_public(handle)
-            by_index = bool(public.nvPublic.attributes & constants.TPMA_NV.AUTHREAD)
-            reader = handle if by_index else constants.ESYS_TR.OWNER
-            largest = self._fixed_properties().get(int(constants.TPM2_PT_NV.BUFFER_MAX), 512)
-            size, data = int(public.nvPublic.dataSize), b""
-            while len(data) < size:
-                piece = self._esapi.nv_read(
-                    handle, min(largest, size - len(data)), len(data), auth_handle=reader
-                )
-                data += bytes(piece)
-            return data
-
-    # ---- handles ------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _flushed(self, handle: Any) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self._esapi.flush_context(handle)
-
-    def _flush_stale(self) -> None:
-        """Flush what an earlier process left in the TPM. With a resource manager there is never any."""
-        for start in _STALE_HANDLES:
-            for handle in self._handles(start):
-                if handle >> 24 == start >> 24:
-                    # ESAPI flushes only what it loaded itself: so TPM2_FlushContext (0x165) by hand.
-                    self._tcti.transmit(struct.pack(">HIII", 0x8001, 14, 0x165, handle))
-                    self._tcti.receive()
-
-
-@contextmanager
-def _command(name: str) -> Iterator[None]:
-    """Turns an error of libtss2 or the TPM into Unavailable (tpm_error)."""
-    try:
-        yield
-    except TSS2_Exception as error:
-        raise Unavailable("tpm_error", f"{name} failed: {error}") from None
 
 
 def _described(handle: Any, public: Any) -> _LoadedEndorsementKey:

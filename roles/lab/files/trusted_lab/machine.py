@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This machine: its release, its packages, and what its kernel lets containers do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .command import attempt, run
+
+_CAP_SYS_RESOURCE = 24
+
+
+def missing_packages(packages: Iterable[str]) -> list[str]:
+    """Those of the Debian packages that are not installed, in the order given."""
+    listed = attempt(["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n"]).stdout
+    installed = {line.split()[1] for line in listed.splitlines() if line.startswith("ii ")}
+    return [package for package in packages if package not in installed]
+
+
+def install_packages(packages: Sequence[str]) -> None:
+    """Install Debian packages from the machine's own sources."""
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    waiting = ["-o", "DPkg::Lock::Timeout=300"]
+    run(["apt-get", *waiting, "update"], environment=environment)
+    run(
+        ["apt-get", *waiting, "install", "--yes", "--no-install-recommends", *packages], environment=environment
+    )
+
+
+def capabilities() -> int:
+    """The capabilities that this process has, as the kernel's bit set."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def has_unified_cgroups() -> bool:
+    """True with cgroup v2 alone; false in the legacy and hybrid layouts."""
+    return os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+
+
+def needs_limited_runtime(capability_set: int, unified_cgroups: bool) -> bool:
+    """True where crun refuses to start a container and runc with lower limits does not.
+
+    That is where root may not raise resource limits (some CI sandboxes), or where cgroups are not v2 alone.
+    """
+    return not capability_set >> _CAP_SYS_RESOURCE & 1 or not unified_cgroups

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operation's handler is given: the manager's parts, and who is asking about what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trusted_infrastructure.manager.audit_records import Auditor
+from trusted_infrastructure.manager.authorization import visible_clusters, visible_hosts
+from trusted_infrastructure.manager.database import Database
+from trusted_infrastructure.manager.inventory import Cluster, Host, all_clusters, all_hosts
+from trusted_infrastructure.manager.nodes import Nodes
+from trusted_infrastructure.manager.principal import Principal
+from trusted_infrastructure.manager.replication import Replication
+from trusted_infrastructure.manager.sessions import Session, Sessions
+from trusted_infrastructure.manager.settings import ManagerSettings
+from trusted_infrastructure.manager.tasks import Running, Tasks
+from trusted_infrastructure.manager.users import LoginLimiter, Users
+from trusted_infrastructure.manager.vapi.operation import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manager:
+    """The parts of a running manager. principal: who vouches for hosts; the workload side has one."""
+
+    settings: ManagerSettings
+    clock: Callable[[], float]
+    database: Database
+    users: Users
+    limiter: LoginLimiter
+    sessions: Sessions
+    tasks: Tasks
+    nodes: Nodes
+    replication: Replication
+    auditor: Auditor
+    principal: Principal | None
+    table: Table
+
+
+@dataclass(frozen=True)
+class Basic:
+    """Credentials of an Authorization header."""
+
+    name: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One call of an operation.
+
+    session: who is asking; absent for login only. cluster, host: the objects that the path names, looked up
+    and authorized. address: of the caller, as the reverse proxy saw it. running: the task, in a task.
+    """
+
+    manager: Manager
+    address: str
+    session: Session | None = None
+    basic: Basic | None = None
+    cluster_named: Cluster | None = None
+    host_named: Host | None = None
+    running: Running | None = None
+
+    @property
+    def caller(self) -> Session:
+        """The session; every operation but login has one."""
+        if self.session is None:
+            raise RuntimeError("this operation has no session")
+        return self.session
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that the path names."""
+        if self.cluster_named is None:
+            raise RuntimeError("this operation's path has no cluster")
+        return self.cluster_named
+
+    @property
+    def host(self) -> Host:
+        """The host that the path names."""
+        if self.host_named is None:
+            raise RuntimeError("this operation's path has no host")
+        return self.host_named
+
+    def clusters(self) -> list[Cluster]:
+        """The clusters that the caller may see."""
+        with self.manager.database.transaction() as connection:
+            return visible_clusters(self.caller.user, all_clusters(connection))
+
+    def hosts(self) -> list[Host]:
+        """The hosts that the caller may see."""
+        with self.manager.database.transaction() as connection:
+            return visible_hosts(self.caller.user, all_hosts(connection), all_clusters(connection))
+
+    def progress(self, completed: int, text: str) -> None:
+        """Tells a task's progress (0 to 100); nothing outside a task."""
+        if self.running is not None:
+            self.running.progress(completed, text)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a manager talks to its hosts: mTLS to the `config` front door of each (PROTOCOL 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import httpx
+import msgspec
+import structlog
+
+from trusted_infrastructure.manager.comparison import Applied
+from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, ResourceInaccessible, message
+
+Answer = TypeVar("Answer")
+ANSWER_LIMIT = 16 * 1024 * 1024
+log = structlog.get_logger("manager.nodes")
+
+
+class NodeError(Exception):
+    """A host did not do what it was asked. code: reason code, `unreachable` when there was no answer.
+
+    status: HTTP status of its answer, 0 without one. text: plain words, without the host's name.
+    """
+
+    def __init__(self, host: str, code: str, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.host = host
+        self.code = code
+        self.text = text
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.text}"
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether there was no answer at all."""
+        return self.status == 0
+
+    def message(self) -> LocalizableMessage:
+        """For an answer of the API."""
+        return message(str(self), self.code, self.host)
+
+    def error(self) -> ResourceInaccessible:
+        """The API's error where this one host is what matters."""
+        return ResourceInaccessible(str(self), self.host, reason=self.code)
+
+
+class Nodes(Protocol):
+    """Calls to hosts by inventory name; every failure is a NodeError."""
+
+    async def call(self, host: str, method: str, path: str, content: Any = None) -> bytes:
+        """The body of a host's 2xx answer. path: absolute, such as "/config/v1/documents". content: anything
+        msgspec can encode as JSON."""
+
+    async def close(self) -> None:
+        """Closes connections."""
+
+
+class HttpNodes:
+    """Nodes over HTTPS: https://config.<host><path>, one pooled client for each host.
+
+    client_for: makes the client of a host; tests give one that runs the host's application in this process.
+    """
+
+    def __init__(self, client_for: Callable[[str], httpx.AsyncClient]) -> None:
+        self._client_for = client_for
+        self._clients: dict[str, httpx.AsyncClient] = {}
+
+    async def call(self, host: str, method: str, path: str, content: Any = None) -> bytes:
+        if host not in self._clients:
+            self._clients[host] = self._client_for(host)
+        body = None if content is None else msgspec.json.encode(content)
+        headers = {} if body is None else {"content-type": "application/json"}
+        try:
+            answer = await self._clients[host].request(
+                method, f"https://config.{host}{path}", content=body, headers=headers
+            )
+        except httpx.TimeoutException:
+            raise NodeError(host, "unreachable", "did not answer in time") from None
+        except httpx.HTTPError as error:
+            log.info("node_unreachable", host=host, path=path, error=str(error))
+            raise NodeError(host, "unreachable", f"cannot be reached: {reason_of(error)}") from None
+        if answer.is_success and len(answer.content) <= ANSWER_LIMIT:
+            return answer.content
+        raise refused(host, answer)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(client.aclose() for client in self._clients.values()))
+        self._clients.clear()
+
+
+def reason_of(error: httpx.HTTPError) -> str:
+    """The error in a few words."""
+    return str(error)[:200] or type(error).__name__
+
+
+def refused(host: str, answer: httpx.Response) -> NodeError:
+    """The error for an answer that is not 2xx, or too large: the services' own form, or a proxy's."""
+    try:
+        content = msgspec.json.decode(answer.content)["error"]
+        text = f"{content['message']} {content.get('remedy', '')}".strip()
+        return NodeError(host, str(content["code"]), text, answer.status_code)
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return NodeError(
+            host,
+            "service_down" if answer.status_code in {502, 503, 504} else "unexpected_answer",
+            f"its service answered with status {answer.status_code}",
+            answer.status_code,
+        )
+
+
+def client_maker(context: ssl.SSLContext, timeout: float) -> Callable[[str], httpx.AsyncClient]:
+    """Makes mTLS clients. context: its side's CA only, with the manager's certificate. timeout: seconds."""
+
+    def client_for(_host: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=context,
+            timeout=httpx.Timeout(timeout, connect=min(5.0, timeout)),
+            limits=httpx.Limits(max_connections=4, keepalive_expiry=30),
+            trust_env=False,
+        )
+
+    return client_for
+
+
+def decode_answer(host: str, body: bytes, wanted: type[Answer]) -> Answer:
+    """A host's JSON answer as a type. Raises NodeError."""
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NodeError(host, "unexpected_answer", f"gave an unexpected answer: {error}", 200) from None
+
+
+async def ask(nodes: Nodes, host: str, method: str, path: str, wanted: type[Answer], content: Any = None) -> Answer:
+    """Calls a host and decodes its answer. Raises NodeError."""
+    return decode_answer(host, await nodes.call(host, method, path, content), wanted)
+
+
+async def applied(nodes: Nodes, host: str) -> Applied:
+    """The documents that a host has applied. Raises NodeError."""
+    return await ask(nodes, host, "GET", "/config/v1/documents", Applied)
+
+
+async def ask_all(
+    nodes: Nodes, hosts: list[str], method: str, path: str, wanted: type[Answer]
+) -> Mapping[str, Answer | NodeError]:
+    """Asks several hosts at once: by host, the answer or what went wrong."""
+
+    async def one(host: str) -> Answer | NodeError:
+        try:
+            return await ask(nodes, host, method, path, wanted)
+        except NodeError as error:
+            return error
+
+    return dict(zip(hosts, await asyncio.gather(*(one(host) for host in hosts)), strict=True))

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing hosts to the desired state (SYSTEM T7).
+
+The one way to change configuration: commit the desired documents, then send each host of the cluster what it
+lacks. So a host that was away gets everything that it missed with the next change or with a remediation; what
+was acknowledged is in the database before any host is asked; and a repetition sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from trusted_infrastructure.config.documents import Document
+from trusted_infrastructure.manager.comparison import Deviation, deviations, to_send
+from trusted_infrastructure.manager.database import Database
+from trusted_infrastructure.manager.desired import Change, Desired, everything, for_host, write
+from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
+from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied
+from trusted_infrastructure.manager.vapi.errors import ResourceBusy, ResourceInaccessible
+
+BATCH_BYTES = 512 * 1024
+log = structlog.get_logger("manager.replication")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a look at all hosts of a cluster found."""
+
+    deviations: list[Deviation]
+    failures: list[NodeError]
+    hosts: list[Host]
+
+    @property
+    def consistent(self) -> bool:
+        """Every host was reached and has exactly the desired documents."""
+        return not self.deviations and not self.failures
+
+
+class Replication:
+    """Writes and compares the documents of clusters; one change at a time for each cluster."""
+
+    def __init__(self, database: Database, nodes: Nodes) -> None:
+        self._database = database
+        self._nodes = nodes
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    def lock(self, cluster: Cluster) -> asyncio.Lock:
+        """Held while a change of this cluster is decided, committed and sent."""
+        return self._locks.setdefault(cluster.number, asyncio.Lock())
+
+    def refuse_when_busy(self, cluster: Cluster) -> None:
+        """Raises ResourceBusy while a change of this cluster is under way."""
+        if self.lock(cluster).locked():
+            raise ResourceBusy(
+                f"Another operation changes the cluster {cluster.name!r}; try again when it has finished.",
+                cluster.name,
+            )
+
+    async def change(self, cluster: Cluster, changes: Sequence[Change]) -> None:
+        """Commits changes and brings all hosts of the cluster to the desired state.
+
+        The caller holds `lock(cluster)` when the changes depend on what was desired before. Raises
+        ResourceInaccessible that names each host that failed; the changes are kept then."""
+        with self._database.transaction() as connection:
+            write(connection, cluster, changes)
+        await self.remediate(cluster)
+
+    async def remediate(self, cluster: Cluster) -> None:
+        """Brings all hosts of a cluster to the desired state. Raises ResourceInaccessible naming hosts."""
+        hosts, desired = self._state(cluster)
+        results = await asyncio.gather(*(self._attempt(host, desired) for host in hosts))
+        failures = [result for result in results if result is not None]
+        if failures:
+            names = ", ".join(failure.host for failure in failures)
+            raise ResourceInaccessible(
+                f"{len(failures)} of {len(hosts)} hosts of {cluster.name!r} did not take the configuration: "
+                f"{'; '.join(str(failure) for failure in failures)}. The desired state is kept; repeat the "
+                "operation or remediate the cluster when the cause is gone.",
+                names,
+                reason="replication_failed",
+                details=[failure.message() for failure in failures],
+            )
+
+    async def compare(self, cluster: Cluster) -> Comparison:
+        """The desired state against what every host has."""
+        hosts, desired = self._state(cluster)
+
+        async def look(host: Host) -> list[Deviation] | NodeError:
+            try:
+                found = await applied(self._nodes, host.name)
+            except NodeError as error:
+                return error
+            return deviations(host.name, for_host(desired, host.name), found)
+
+        results = await asyncio.gather(*(look(host) for host in hosts))
+        differing = [item for result in results if not isinstance(result, NodeError) for item in result]
+        failures = [result for result in results if isinstance(result, NodeError)]
+        return Comparison(differing, failures, hosts)
+
+    async def send(self, host: str, documents: Sequence[Document]) -> None:
+        """Sends documents to one host as they are. Raises NodeError."""
+        for batch in batches(documents):
+            await self._nodes.call(host, "POST", "/config/v1/documents", {"documents": batch})
+
+    async def bring(self, host: Host, desired: Sequence[Desired]) -> None:
+        """Sends one host what it lacks. Raises NodeError."""
+        found = await applied(self._nodes, host.name)
+        await self.send(host.name, to_send(for_host(desired, host.name), found))
+
+    async def _attempt(self, host: Host, desired: Sequence[Desired]) -> NodeError | None:
+        try:
+            await self.bring(host, desired)
+        except NodeError as error:
+            log.warning("replication_failed", host=host.name, code=error.code, error=error.text)
+            return error
+        return None
+
+    def _state(self, cluster: Cluster) -> tuple[list[Host], list[Desired]]:
+        with self._database.transaction() as connection:
+            return hosts_of(connection, cluster), everything(connection, cluster)
+
+
+def batches(documents: Sequence[Document]) -> list[list[Document]]:
+    """The documents in order, in requests of BATCH_BYTES or one document."""
+    found: list[list[Document]] = []
+    size = 0
+    for document in documents:
+        length = len(msgspec.json.encode(document))
+        if not found or size + length > BATCH_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(document)
+        size += length
+    return found

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running an operation, whatever protocol asked for it: authentication, authorization, objects, tasks, audit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from trusted_infrastructure.manager.authorization import check_held, check_object
+from trusted_infrastructure.manager.context import Basic, Context, Manager
+from trusted_infrastructure.manager.inventory import Cluster, Host, all_clusters, find_cluster, find_host
+from trusted_infrastructure.manager.nodes import NodeError
+from trusted_infrastructure.manager.tasks import DynamicId, NewTask, Running
+from trusted_infrastructure.manager.vapi.errors import (
+    NotFound,
+    ServiceUnavailable,
+    Unauthenticated,
+    Unauthorized,
+    Unsupported,
+    VapiError,
+    from_refusal,
+)
+from trusted_infrastructure.manager.vapi.operation import AnyOperation
+from trusted_infrastructure.manager.vapi.structure import Structure
+from trusted_infrastructure.refusal import Refusal
+
+SIDES = {"trust_authority": "Trust Authority", "workload": "workload"}
+log = structlog.get_logger("manager.api")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as the protocol gives it: a session id, or credentials for a login."""
+
+    address: str
+    session: str | None = None
+    basic: Basic | None = None
+
+
+async def authenticate(manager: Manager, operation: AnyOperation, caller: Caller) -> Context:
+    """A context with the caller's session, if the user may ask this at all.
+
+    Raises Unauthenticated, Unauthorized."""
+    if operation.public:
+        return Context(manager=manager, address=caller.address, basic=caller.basic)
+    session = manager.sessions.find(caller.session)
+    context = Context(manager=manager, address=caller.address, session=session)
+    try:
+        check_held(operation, session.user)
+    except Unauthorized as error:
+        await record(context, operation, error.reason)
+        raise
+    return context
+
+
+async def locate(context: Context, operation: AnyOperation, path: Mapping[str, str]) -> Context:
+    """The context with the objects that the path names. Raises NotFound, Unauthorized, Unsupported."""
+    check_side(context.manager, operation, path)
+    cluster, host = objects(context.manager, path)
+    if not operation.public:
+        try:
+            check_object(operation, context.caller.user, cluster)
+        except Unauthorized as error:
+            await record(context, operation, error.reason, target(operation, path))
+            raise
+    return replace(context, cluster_named=cluster, host_named=host)
+
+
+def check_side(manager: Manager, operation: AnyOperation, path: Mapping[str, str]) -> None:
+    """Each manager serves the whole API over its own clusters: those of the other side it does not have.
+
+    Raises NotFound for an object that only the other side can have, Unsupported for a change without one."""
+    if operation.side in {None, manager.settings.side}:
+        return
+    here, there = SIDES[manager.settings.side], SIDES[operation.side or ""]
+    for name in ("cluster", "host"):
+        if name in path:
+            raise NotFound(
+                f"There is no {name} {path[name]!r} of the {there} side on this manager, which has the {here} "
+                "side.",
+                path[name],
+                reason="other_side",
+            )
+    if operation.changes:
+        raise Unsupported(
+            f"This manager has the {here} side; ask the manager of the {there} side.", reason="other_side"
+        )
+
+
+def objects(manager: Manager, path: Mapping[str, str]) -> tuple[Cluster | None, Host | None]:
+    """The cluster and host that the path names; a host brings its cluster. Raises NotFound."""
+    with manager.database.transaction() as connection:
+        cluster = find_cluster(connection, path["cluster"]) if "cluster" in path else None
+        host = find_host(connection, path["host"]) if "host" in path else None
+        if host is not None:
+            own = next(item for item in all_clusters(connection) if item.number == host.cluster)
+            if cluster is not None and cluster != own:
+                raise NotFound(f"The cluster {cluster.name!r} has no host {host.name!r}.", host.name)
+            cluster = own
+    return cluster, host
+
+
+async def perform(
+    context: Context, operation: AnyOperation, values: Structure, path: Mapping[str, str]
+) -> Any:
+    """Runs the operation, or starts its task and gives the task's id. Raises VapiError."""
+    if not operation.task:
+        result = await operation.handler(context, values)
+        if operation.changes and not operation.public:
+            await record(context, operation, "ok", target(operation, path))
+        return result
+
+    async def work(running: Running) -> Any:
+        return await operation.handler(replace(context, running=running), values)
+
+    if operation.changes:
+        await record(context, operation, "ok", target(operation, path))
+    new = NewTask(
+        service=operation.service,
+        operation=operation.wire_id,
+        description=operation.summary,
+        user=context.caller.user.name,
+        target=target_id(context),
+    )
+    return context.manager.tasks.start(new, work)
+
+
+async def record(context: Context, operation: AnyOperation, code: str, named: str = "") -> None:
+    """One audit record about the caller's request."""
+    await context.manager.auditor.record(
+        operation, user=context.caller.user.name, address=context.address, code=code, target=named
+    )
+
+
+def target(operation: AnyOperation, path: Mapping[str, str]) -> str:
+    """What the path names, for the audit log."""
+    return "/".join(path[name] for name in operation.path_parameters)
+
+
+def target_id(context: Context) -> DynamicId | None:
+    """The object of a task."""
+    if context.host_named is not None:
+        return DynamicId(type="HostSystem", id=context.host_named.id)
+    if context.cluster_named is not None:
+        return DynamicId(type="ClusterComputeResource", id=context.cluster_named.id)
+    return None
+
+
+def explain(error: Exception) -> VapiError:
+    """What callers get for an exception. What we did not expect gets an incident number, and the log the rest."""
+    if isinstance(error, VapiError):
+        return error
+    if isinstance(error, Refusal):
+        return from_refusal(error)
+    if isinstance(error, NodeError):
+        return error.error()
+    incident = uuid.uuid4().hex
+    log.error("incident", incident=incident, exc_info=error)
+    return ServiceUnavailable(
+        f"The manager could not complete this; its log has the reason under incident {incident}.",
+        incident,
+        reason="incident",
+    )
+
+

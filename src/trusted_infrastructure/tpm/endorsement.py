@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Endorsement: does a pinned vendor CA say that this key is the endorsement key of a TPM?
+
+Rules:
+- a path leads from the EK certificate over intermediates to the pinned certificate of a CA entry; what comes
+  from the host is at most an intermediate, never a root;
+- every certificate on the path, the pinned one included, is valid at `now`, has a strong key, no critical
+  extension that is not handled, and (but for the pinned one, which is trusted as such) a strong signature;
+- every issuer is a CA with keyCertSign, its path length is kept, and an extended key usage, where it has one,
+  allows EK certificates;
+- the EK certificate is no CA, is for key encipherment or agreement, and has the extended key usage of EK
+  certificates, unless the CA entry says that this vendor's have none;
+- its public key is that of the endorsement key which the host presented;
+- no network: neither AIA nor CRL distribution points are followed. CRLs come with the CA entry.
+
+Sources: RFC 5280, 6.1 (path validation); TCG EK Credential Profile for TPM 2.0, 3.2 (EK certificate); TCG OID
+registry (tcg-kp-EKCertificate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.tpm.certificates import (
+    CODE,
+    Certificate,
+    parse_certificate,
+    parse_pem_certificate,
+)
+from trusted_infrastructure.tpm.public_area import PublicArea
+from trusted_infrastructure.tpm.revocation import RevocationList, parse_revocation_list
+
+EK_CERTIFICATE_USAGE = "2.23.133.8.1"  # tcg-kp-EKCertificate
+_ANY_USAGE = "2.5.29.37.0"
+_EK_KEY_USAGES = frozenset({"keyEncipherment", "keyAgreement"})
+
+MAXIMUM_HOST_CERTIFICATES = 8  # the leaf and the chain of a vendor; three is the longest known
+MAXIMUM_PATH = 6
+MAXIMUM_SIGNATURE_CHECKS = 32  # bounds the work that look-alike intermediates can cause
+
+
+@dataclass(frozen=True)
+class CertificateAuthority:
+    """A CA entry. name: document id. anchor: the pinned certificate. intermediates: further ones of the entry.
+    eku_exception: this vendor's EK certificates have no extended key usage. revocation_lists: CRLs by the anchor
+    or an intermediate."""
+
+    name: str
+    anchor: Certificate
+    intermediates: tuple[Certificate, ...] = ()
+    eku_exception: bool = False
+    revocation_lists: tuple[RevocationList, ...] = ()
+
+
+@dataclass(frozen=True)
+class Endorsement:
+    """A verified path. leaf: the EK certificate. issuers: from its issuer to the anchor. authority: name of the
+    CA entry that the path ends in."""
+
+    leaf: Certificate
+    issuers: tuple[Certificate, ...]
+    authority: str
+
+
+def load_certificate_authority(
+    name: str,
+    cert_chain: Sequence[str],
+    eku_exception: bool = False,
+    revocation_lists: Sequence[str] = (),
+) -> CertificateAuthority:
+    """A CA entry from PEM texts. cert_chain: the first is pinned (root first), the others are intermediates.
+
+    Raises InvalidField (malformed_request) that names the field; for administrators' input.
+    """
+    if not cert_chain:
+        raise InvalidField("cert_chain", "must have at least one certificate")
+    chain = []
+    for position, pem in enumerate(cert_chain):
+        try:
+            certificate = parse_pem_certificate(pem)
+        except Refusal as refusal:
+            raise InvalidField(f"cert_chain[{position}]", refusal.message) from None
+        if not certificate.is_ca:
+            raise InvalidField(f"cert_chain[{position}]", f"{certificate.label} is not a CA certificate")
+        chain.append(certificate)
+    lists = []
+    for position, pem in enumerate(revocation_lists):
+        try:
+            lists.append(parse_revocation_list(pem))
+        except Refusal as refusal:
+            raise InvalidField(f"revocation_lists[{position}]", refusal.message) from None
+    return CertificateAuthority(name, chain[0], tuple(chain[1:]), eku_exception, tuple(lists))
+
+
+def verify_endorsement(
+    ek: PublicArea,
+    certificates: Sequence[bytes],
+    authorities: Sequence[CertificateAuthority],
+    now: datetime,
+) -> Endorsement:
+    """Verify that a pinned CA certifies `ek` as an endorsement key.
+
+    ek: the host's endorsement key. certificates: DER as the host sent them, the EK certificate first, then
+    intermediates; padding after each is allowed. authorities: all CA entries. now: aware time.
+    Raises Refusal (ek_certificate_missing, ek_certificate_invalid, ek_mismatch) or InvalidField.
+    """
+    if not certificates:
+        raise Refusal(
+            "ek_certificate_missing",
+            "endorsement key: the host sent no EK certificate, and the policy wants one",
+            "read the certificate from the TPM's NV storage or the vendor, or enroll the key and switch "
+            "certificate validation off",
+        )
+    if len(certificates) > MAXIMUM_HOST_CERTIFICATES:
+        raise InvalidField(
+            "ek_certificates", f"{len(certificates)} certificates: expected at most {MAXIMUM_HOST_CERTIFICATES}"
+        )
+    leaf, *extra = (parse_certificate(data) for data in certificates)
+    # Without this, a genuine certificate of another TPM would endorse a key made in software.
+    if leaf.public_key_der() != _public_key_der(ek):
+        raise Refusal(
+            "ek_mismatch",
+            f"endorsement key: the EK certificate {leaf.label} is for another key than the host presented",
+            "send the certificate that belongs to this endorsement key",
+        )
+    return verify_path(leaf, extra, authorities, now)
+
+
+def verify_path(
+    leaf: Certificate,
+    from_host: Sequence[Certificate],
+    authorities: Sequence[CertificateAuthority],
+    now: datetime,
+) -> Endorsement:
+    """Find and check a path from the EK certificate `leaf` to a CA entry. See `verify_endorsement`; this part
+    alone serves for enrolling a certificate. Raises Refusal (ek_certificate_invalid)."""
+    _check_leaf(leaf, now)
+    return _PathBuilder(from_host, authorities, now).build(leaf)
+
+
+def has_public_key(ek: PublicArea, pem: str) -> bool:
+    """Whether `pem` (SubjectPublicKeyInfo) is the public key of `ek`. Raises InvalidField (malformed_request)."""
+    try:
+        enrolled = serialization.load_pem_public_key(pem.encode())
+        der = enrolled.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidField("public_key", f"is not a public key in PEM: {error}") from None
+    return der == _public_key_der(ek)
+
+
+def _public_key_der(ek: PublicArea) -> bytes:
+    return ek.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _invalid(message: str, remedy: str = "") -> Refusal:
+    return Refusal(CODE, f"EK certificate: {message}", remedy)
+
+
+def _check_any(certificate: Certificate, now: datetime) -> None:
+    """What holds for every certificate of a path."""
+    label = certificate.label
+    # An expired or not yet valid statement is not a statement of today: its key may be lost since.
+    if not certificate.not_before <= now <= certificate.not_after:
+        period = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+        raise _invalid(f"{label} is valid from {period}, not on {now:%Y-%m-%d}")
+    # A critical extension restricts what the certificate says; not to know it means not to understand it.
+    if certificate.critical_unknown:
+        found = ", ".join(certificate.critical_unknown)
+        raise _invalid(f"{label} has critical extensions that are not handled: {found}")
+    # A key that can be broken signs for whoever broke it.
+    if weakness := certificate.weakness():
+        raise _invalid(f"{label}: {weakness}")
+
+
+def _check_leaf(leaf: Certificate, now: datetime) -> None:
+    _check_any(leaf, now)
+    if weak := leaf.weak_signature():
+        raise _invalid(f"{leaf.label}: {weak}")
+    # A vendor's CA is not a TPM.
+    if leaf.is_ca:
+        raise _invalid(f"{leaf.label} is a CA certificate, not an EK certificate")
+    # Without this, a certificate for another use of the same CA (an attestation or TLS key) would do.
+    if leaf.key_usage is not None and not leaf.key_usage & _EK_KEY_USAGES:
+        found = ", ".join(sorted(leaf.key_usage)) or "none"
+        raise _invalid(f"{leaf.label}: key usage must be keyEncipherment or keyAgreement: found {found}")
+
+
+def _check_leaf_usage(leaf: Certificate, authority: CertificateAuthority) -> None:
+    # Same reason as for the key usage; some vendors leave it out, which the CA entry must say.
+    usage = leaf.extended_key_usage
+    if usage is None and authority.eku_exception:
+        return
+    if usage is None or EK_CERTIFICATE_USAGE not in usage:
+        found = ", ".join(sorted(usage or ())) or "none"
+        raise _invalid(
+            f"{leaf.label}: extended key usage must contain {EK_CERTIFICATE_USAGE}: found {found}",
+            "if this vendor's EK certificates have none, say so in the CA entry (eku_exception)",
+        )
+
+
+def _check_issuer(issuer: Certificate, below: int, now: datetime) -> None:
+    """below: number of intermediates between `issuer` and the leaf that are not self-issued."""
+    _check_any(issuer, now)
+    # Without these, the owner of any certificate of the vendor could issue EK certificates.
+    if not issuer.is_ca:
+        raise _invalid(f"issuer {issuer.label} is not a CA")
+    if issuer.key_usage is None or "keyCertSign" not in issuer.key_usage:
+        raise _invalid(f"issuer {issuer.label} may not sign certificates (keyCertSign)")
+    if issuer.path_length is not None and below > issuer.path_length:
+        raise _invalid(f"issuer {issuer.label} allows {issuer.path_length} CAs below it: found {below}")
+    usage = issuer.extended_key_usage
+    if usage is not None and not usage & {EK_CERTIFICATE_USAGE, _ANY_USAGE}:
+        found = ", ".join(sorted(usage))
+        raise _invalid(f"issuer {issuer.label} may not issue EK certificates: extended key usage is {found}")
+
+
+class _PathBuilder:
+    """Depth-first search with a budget; keeps the most telling refusal for when no path is found."""
+
+    def __init__(
+        self, from_host: Sequence[Certificate], authorities: Sequence[CertificateAuthority], now: datetime
+    ) -> None:
+        self._authorities = authorities
+        self._intermediates = [*(c for entry in authorities for c in entry.intermediates), *from_host]
+        self._lists = [crl for entry in authorities for crl in entry.revocation_lists]
+        self._now = now
+        self._checks_left = MAXIMUM_SIGNATURE_CHECKS
+        self._refusal: Refusal | None = None
+
+    def build(self, leaf: Certificate) -> Endorsement:
+        found = self._extend((leaf,))
+        if found is not None:
+            return found
+        raise self._refusal or _invalid(
+            f"{leaf.label}: no CA entry leads to its issuer '{leaf.issuer}'",
+            "import the vendor's CA certificate, and its intermediates where the TPM has none",
+        )
+
+    def _extend(self, path: tuple[Certificate, ...]) -> Endorsement | None:
+        """A verified path that begins with `path` (leaf first), None where there is none."""
+        last = path[-1]
+        for authority in self._authorities:
+            # The leaf itself is never the anchor: what is pinned is a CA.
+            if self._issued(last, authority.anchor) and self._accepts(path, authority.anchor, authority):
+                return Endorsement(path[0], (*path[1:], authority.anchor), authority.name)
+        if len(path) >= MAXIMUM_PATH:
+            return None
+        for candidate in self._intermediates:
+            if candidate.der in (used.der for used in path) or not self._issued(last, candidate):
+                continue
+            if self._accepts(path, candidate, None):
+                found = self._extend((*path, candidate))
+                if found is not None:
+                    return found
+        return None
+
+    def _issued(self, certificate: Certificate, issuer: Certificate) -> bool:
+        if certificate.x509.issuer != issuer.x509.subject:
+            return False
+        # Without a budget, n look-alikes on each level would cost n to the power of the depth.
+        if self._checks_left == 0:
+            raise _invalid(f"no path within {MAXIMUM_SIGNATURE_CHECKS} signature checks")
+        self._checks_left -= 1
+        return certificate.is_signed_by(issuer)
+
+    def _accepts(
+        self, path: tuple[Certificate, ...], issuer: Certificate, authority: CertificateAuthority | None
+    ) -> bool:
+        """Whether `issuer` may stand above `path`. authority: set when `issuer` is its anchor."""
+        below = sum(not certificate.self_issued for certificate in path[1:])
+        try:
+            _check_issuer(issuer, below, self._now)
+            if authority is None:
+                if weak := issuer.weak_signature():
+                    raise _invalid(f"{issuer.label}: {weak}")
+            else:
+                _check_leaf_usage(path[0], authority)
+            for crl in self._lists:
+                crl.check(path[-1], issuer, self._now)
+        except Refusal as refusal:
+            self._refusal = refusal
+            return False
+        return True

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Collect the wheels that hosts install: our own, and every dependency, pinned by hash.
+
+    python3 tools/build_wheelhouse.py [--python /usr/bin/python3] [--output FOLDER] [--given FOLDER]
+
+Made for the operating system and the Python that it runs on; run it on a machine like the hosts (the control node,
+a build container, a named build host). It needs nothing but Python's standard library to start, so that it can be
+copied there with src/, requirements/, pyproject.toml and LICENSE. Packages come from the index that pip is configured
+with, checked against requirements/<extra>.txt; those without a wheel are built here (gcc, pkg-config, python3-dev,
+libtss2-dev). Build tools are pinned too (requirements/build.txt).
+
+Result, in FOLDER (default build/wheelhouse/<os>-<release>-py<version>):
+
+    wheels/                 every wheel
+    <extra>.lock            authority, host, manager: name==version --hash=sha256:... of each wheel, ours included
+    <extra>.tar             wheels/ and requirements.lock of one kind of host, for one transfer
+    platform.json           what it was made for: {"os", "release", "machine", "python"}
+
+On the host, with the tar unpacked in a folder:
+
+    python3 -m venv VENV
+    VENV/bin/pip install --no-index --find-links wheels --require-hashes -r requirements.lock
+
+The lock decides whether a host has to install anew. Equal sources give an equal lock, byte for byte.
+
+`--given FOLDER` takes a ready wheelhouse (air gap): nothing is built or fetched. Its locks must be there, every wheel
+must have the hash that its lock names, and it must be made for this Python; then <extra>.tar is made where missing.
+
+The last line printed is one JSON object: {"folder", "changed", "locks": {extra: sha256 of the lock}, "platform"}.
+An unchanged run costs a fraction of a second: inputs and result are compared by digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ("authority", "host", "manager")
+DISTRIBUTION = "trusted_infrastructure"
+# These come as source, and are built here; everything else must come as a wheel.
+BUILT_HERE = ("tpm2-pytss",)
+# 1980 is the oldest time that a zip archive can hold; any fixed time will do.
+FIXED_TIME = "315532800"
+REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)")
+
+
+class WheelhouseError(Exception):
+    """Something is wrong with the inputs or with what was built; the text says what, and what to do."""
+
+
+def digest_of_files(paths: list[Path], *further: str) -> str:
+    """SHA-256, in hex, over the names and contents of files and over further texts."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT)}\0{len(content)}\0".encode())
+        digest.update(content)
+    for text in further:
+        digest.update(f"\0{text}".encode())
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def platform_of(python: str) -> dict[str, str]:
+    """What wheels built with `python` on this machine are for."""
+    code = (
+        "import json,platform,sys;o=platform.freedesktop_os_release();"
+        "print(json.dumps(dict(os=o['ID'],release=o.get('VERSION_ID','rolling'),machine=platform.machine(),"
+        "python='%d.%d'%sys.version_info[:2])))"
+    )
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise WheelhouseError(f"{python} does not run: {done.stderr.strip()[-300:]}")
+    platform: dict[str, str] = json.loads(done.stdout)
+    return platform
+
+
+def tss_version() -> str:
+    """Version of the TPM library that the host's wheel is built against; a wheel of a newer one does not load."""
+    try:
+        done = subprocess.run(["pkg-config", "--modversion", "tss2-sys"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+def build_environment() -> dict[str, str]:
+    """The environment of a build: what makes its result depend on the sources alone."""
+    fixed = {
+        "SOURCE_DATE_EPOCH": FIXED_TIME,
+        "PYTHONHASHSEED": "0",
+        "CFLAGS": "-O2 -g0",
+        "LC_ALL": "C.UTF-8",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+    }
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **fixed}
+
+
+def pip(python: Path | str, *arguments: str) -> None:
+    """Run pip; its messages go to standard error. Raises WheelhouseError with their end."""
+    command = [str(python), "-m", "pip", *arguments]
+    done = subprocess.run(
+        command, env=build_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode:
+        raise WheelhouseError(f"pip {arguments[0]} failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+
+
+def builder(python: str, work: Path) -> Path:
+    """The environment with the pinned build tools, made when they change. Returns its Python."""
+    mark = work / "builder" / ".inputs"
+    inputs = digest_of_files([ROOT / "requirements" / "build.txt"], python)
+    target = work / "builder" / "bin" / "python"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
+        done = subprocess.run([python, "-m", "venv", "--clear", str(work / "builder")], capture_output=True, text=True)
+        if done.returncode:
+            raise WheelhouseError(f"{python} makes no environment (python3-venv is needed): {done.stdout.strip()}")
+        pip(target, "install", "-qq", "--require-hashes", "-r", str(ROOT / "requirements" / "build.txt"))
+        mark.write_text(inputs, encoding="utf-8")
+    return target
+
+
+def collect_dependencies(python: Path, wheels: Path) -> dict[str, list[str]]:
+    """Fetch or build the wheels of every extra into `wheels`. Returns extra -> file names, sorted."""
+    collected = {}
+    for extra in EXTRAS:
+        with tempfile.TemporaryDirectory(dir=wheels.parent) as folder:
+            say(f"collecting the wheels of {extra}")
+            source = [argument for name in BUILT_HERE for argument in ("--no-binary", name)]
+            options = ["--no-deps", "--require-hashes", "--no-build-isolation", "--only-binary", ":all:", *source]
+            requirements = str(ROOT / "requirements" / f"{extra}.txt")
+            pip(python, "wheel", "-qq", *options, "--wheel-dir", folder, "-r", requirements)
+            collected[extra] = sorted(path.name for path in Path(folder).glob("*.whl"))
+            for name in collected[extra]:
+                if not (wheels / name).exists():
+                    shutil.move(Path(folder) / name, wheels / name)
+    return collected
+
+
+def build_own(python: Path, wheels: Path) -> str:
+    """Build our wheel into `wheels`. Returns its file name."""
+    say("building our wheel")
+    with tempfile.TemporaryDirectory(dir=wheels.parent) as folder:
+        # From a copy: the folder of an installed collection need not be writable.
+        copy = Path(folder) / "source"
+        shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        for name in ("pyproject.toml", "LICENSE"):
+            shutil.copyfile(ROOT / name, copy / name)
+        pip(python, "wheel", "-qq", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, str(copy))
+        built = next(Path(folder).glob("*.whl"))
+        check_own(built)
+        os.replace(built, wheels / built.name)
+        return built.name
+
+
+def check_own(wheel: Path) -> None:
+    """Refuse a wheel of ours that lacks the program: an empty wheel builds with exit code 0."""
+    with zipfile.ZipFile(wheel) as archive:
+        if f"{DISTRIBUTION}/cli.py" not in archive.namelist():
+            raise WheelhouseError(f"{wheel.name} has no {DISTRIBUTION}/cli.py: is src/ complete?")
+
+
+def lock_lines(wheels: Path, names: list[str], extra: str) -> str:
+    """The lock of one extra: a pinned requirement with its hash for each wheel."""
+    lines = []
+    for name in sorted(names, key=str.lower):
+        distribution, version = name.split("-")[:2]
+        wanted = distribution.lower().replace("_", "-")
+        if distribution == DISTRIBUTION:
+            wanted += f"[{extra}]"
+        lines.append(f"{wanted}=={version} --hash=sha256:{sha256(wheels / name)}\n")
+    return "".join(lines)
+
+
+def write_tar(target: Path, wheels: Path, names: list[str], lock: str) -> None:
+    """Write one kind of host's wheels and lock; equal content gives equal bytes."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            contents = [(f"wheels/{name}", (wheels / name).read_bytes()) for name in sorted(names)]
+            for name, content in [("requirements.lock", lock.encode()), *contents]:
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode, entry.mtime = len(content), 0o644, int(FIXED_TIME)
+                archive.addfile(entry, io.BytesIO(content))
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, target)
+
+
+def locked_wheels(folder: Path, extra: str) -> list[str]:
+    """File names of the wheels that a lock names, each with the right hash. Raises WheelhouseError."""
+    lock = folder / f"{extra}.lock"
+    if not lock.is_file():
+        raise WheelhouseError(f"{lock} is missing")
+    by_hash = {sha256(path): path.name for path in (folder / "wheels").glob("*.whl")}
+    names = []
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        matched = re.fullmatch(r"(\S+==\S+) --hash=sha256:([0-9a-f]{64})", line.strip())
+        if not matched:
+            raise WheelhouseError(f"{lock}: not a pinned requirement with its hash: {line.strip()[:120]}")
+        if matched[2] not in by_hash:
+            raise WheelhouseError(f"{lock}: no wheel in {folder / 'wheels'} has the hash of {matched[1]}")
+        names.append(by_hash[matched[2]])
+    return names
+
+
+def say(text: str) -> None:
+    """Tell what goes on; standard output is for the result."""
+    print(f"wheelhouse: {text}", file=sys.stderr, flush=True)
+
+
+def read_state(path: Path) -> dict[str, str]:
+    """The digests of the last complete run; none where there was none."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in state.items()} if isinstance(state, dict) else {}
+
+
+def result_digest(folder: Path) -> str:
+    """What there is of the result, by name, size and time of change: cheap, and changes when somebody touches it."""
+    entries = sorted(path for path in folder.rglob("*") if path.suffix in {".whl", ".lock", ".tar"})
+    listed = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in entries]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
