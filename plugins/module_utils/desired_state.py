@@ -13,13 +13,14 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     ApiError,
     Call,
     ManagementClient,
 )
 
-State = t.Optional[t.Mapping[str, t.Any]]
+State = t.Mapping[str, t.Any] | None
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def run(
     module: AnsibleModule,
     read: t.Callable[[ManagementClient], t.Any],
     plan: t.Callable[[t.Any], Plan],
-    result: t.Callable[[list[t.Any]], dict[str, t.Any]] = lambda _answers: {},
+    result: t.Callable[[Plan, list[t.Any]], dict[str, t.Any]] = lambda _plan, _answers: {},
 ) -> t.NoReturn:
-    """Read, plan, carry out, exit. result: what to return beside the plan, made of the answers of the calls."""
+    """Read, plan, carry out, exit. result: what to return beside the plan, made of the plan and the answers of its calls."""
     try:
         with client_of(module) as client:
             planned = plan(read(client))
@@ -69,7 +70,7 @@ def run(
         changed=planned.changed,
         diff={"before": planned.before or {}, "after": planned.after or {}},
         resource=planned.after,
-        **result(answers),
+        **result(planned, answers),
     )
 
 

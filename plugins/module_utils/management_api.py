@@ -118,7 +118,9 @@ class ManagementClient:
             time.sleep(pause)
             pause = min(pause * 1.5, POLL_LONGEST)
 
-    def _send(self, method: str, api_path: str, body: t.Any, query: tuple[tuple[str, str], ...], **auth: t.Any) -> t.Any:
+    def _send(
+        self, method: str, api_path: str, body: t.Any, query: tuple[tuple[str, str], ...], **auth: t.Any
+    ) -> t.Any:
         url = f"https://{self.hostname}:{self.port}/api{api_path}"
         if query:
             url += "?" + urlencode(query)

@@ -368,14 +368,14 @@ def _moment(text: str) -> float:
     if not text or text == "n/a":
         return 0.0
     moment = datetime.datetime.strptime(text, "%a %Y-%m-%d %H:%M:%S.%f UTC")
-    return moment.replace(tzinfo=datetime.timezone.utc).timestamp()
+    return moment.replace(tzinfo=datetime.UTC).timestamp()
 
 
-Part = t.Union[Packages, Group, User, Folder, File, Block, Link, Absent]
+Part = Packages | Group | User | Folder | File | Block | Link | Absent
 
 
 def _line(attributes: tuple[str, str, str] | None) -> str:
-    return "absent\n" if attributes is None else "{0}:{1} {2}\n".format(*attributes)
+    return "absent\n" if attributes is None else "{}:{} {}\n".format(*attributes)
 
 
 def _read(path: str) -> str | None:
@@ -420,7 +420,7 @@ def _converge_units(units: t.Sequence[Unit], changed: list[str], run: Run, check
     if any(path.startswith("/etc/systemd/system/") for path in changed) and not check:
         _must(run(["systemctl", "daemon-reload"]), "systemd")
     done: list[str] = []
-    for unit, now in zip(units, units_now([unit.name for unit in units], run)):
+    for unit, now in zip(units, units_now([unit.name for unit in units], run), strict=True):
         for call in unit.actions(now, changed):
             done.append(" ".join(call))
             if check:

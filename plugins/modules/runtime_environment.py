@@ -70,6 +70,7 @@ path:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.trusted.infrastructure.plugins.module_utils.runtime_environment import (
     Environment,
     EnvironmentFailure,

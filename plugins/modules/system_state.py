@@ -218,6 +218,7 @@ changes:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.trusted.infrastructure.plugins.module_utils import system_state as state
 
 
@@ -295,8 +296,7 @@ def main() -> t.NoReturn:
         changed=bool(differences or calls),
         changes=[difference.part for difference in differences] + calls,
         diff=[
-            {"before_header": d.part, "after_header": d.part, "before": d.before, "after": d.after}
-            for d in differences
+            {"before_header": d.part, "after_header": d.part, "before": d.before, "after": d.after} for d in differences
         ],
     )
 

@@ -128,15 +128,19 @@ def parse(wrapped: bytes) -> WrappedKey:
 def unwrap(primary_key: bytes, wrapped: bytes) -> tuple[WrappedKeyHeader, bytes]:
     """The header and the 32-byte KEK. Raises Refusal `wrapped_key_invalid`: changed, or under another key."""
     parsed = parse(wrapped)
-    key, nonce = _derive(primary_key, parsed.header.salt, parsed.header_bytes)
+    return parsed.header, unwrap_parsed(primary_key, parsed)
+
+
+def unwrap_parsed(primary_key: bytes, wrapped: WrappedKey) -> bytes:
+    """The 32-byte KEK of a wrapped key that `parse` took apart. Raises Refusal `wrapped_key_invalid`."""
+    key, nonce = _derive(primary_key, wrapped.header.salt, wrapped.header_bytes)
     try:
-        kek = AESGCM(key).decrypt(nonce, parsed.ciphertext, parsed.header_bytes)
+        return AESGCM(key).decrypt(nonce, wrapped.ciphertext, wrapped.header_bytes)
     except InvalidTag:
         raise _invalid(
-            f"does not open under primary key {parsed.header.primary_key_id!r}: it was changed, or wrapped"
+            f"does not open under primary key {wrapped.header.primary_key_id!r}: it was changed, or wrapped"
             " under another key",
         ) from None
-    return parsed.header, kek
 
 
 def check_value(primary_key: bytes, key_id: str) -> str:

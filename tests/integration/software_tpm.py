@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A software TPM on a unix socket, and tpm2-tools that talk to it: an independent implementation to test against.
+"""A software TPM on a unix socket, and tpm2-tools that talk to it: an independent implementation to test
+against.
 
 Each instance has its own state folder and ends with the context. Raises FileNotFoundError where swtpm or
 tpm2-tools are not installed: these tests fail then, they do not pass by silence.
@@ -75,7 +76,8 @@ class SoftwareTpm:
             self._process = None
 
     def tool(self, *arguments: str) -> str:
-        """Run one of tpm2-tools in the folder; its standard output. Transient objects and sessions are left."""
+        """Run one of tpm2-tools in the folder; its standard output. Transient objects and sessions are
+        left."""
         environment = os.environ | {
             "TPM2TOOLS_TCTI": f"swtpm:path={self.folder / 'sock'}",
             "TSS2_LOG": "all+NONE",
@@ -96,5 +98,7 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str] | None 
         arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     if finished.returncode:
-        raise RuntimeError(f"{' '.join(arguments)}: {finished.returncode}\n{finished.stdout}\n{finished.stderr}")
+        raise RuntimeError(
+            f"{' '.join(arguments)}: {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
+        )
     return finished.stdout

@@ -36,8 +36,25 @@ def _endorsement_key(tpm: SoftwareTpm, kind: str) -> PublicArea:
     return parse_tpm2b_public(tpm.read("ek.pub"), "ek_public")
 
 
-def _attestation_key(tpm: SoftwareTpm, kind: str = "ecc", hash_: str = "sha256", scheme: str = "ecdsa") -> PublicArea:
-    arguments = ["-G", kind, "-g", hash_, "-s", scheme, "-u", "ak.pub", "-n", "ak.name", "-q", "ak.qn", "-f", "tss"]
+def _attestation_key(
+    tpm: SoftwareTpm, kind: str = "ecc", hash_: str = "sha256", scheme: str = "ecdsa"
+) -> PublicArea:
+    arguments = [
+        "-G",
+        kind,
+        "-g",
+        hash_,
+        "-s",
+        scheme,
+        "-u",
+        "ak.pub",
+        "-n",
+        "ak.name",
+        "-q",
+        "ak.qn",
+        "-f",
+        "tss",
+    ]
     tpm.tool("tpm2_createak", "-C", "ek.ctx", "-c", "ak.ctx", *arguments)
     tpm.flush()
     return parse_tpm2b_public(tpm.read("ak.pub"), "ak_public")
@@ -59,7 +76,8 @@ def _activate(tpm: SoftwareTpm, blob: bytes, encrypted_secret: bytes) -> bytes:
 
 
 def _activate_with_password(tpm: SoftwareTpm, blob: bytes, encrypted_secret: bytes) -> bytes:
-    """As `_activate`, for the templates of the high range: their keys have userWithAuth and an empty value."""
+    """As `_activate`, for the templates of the high range: their keys have userWithAuth and an empty
+    value."""
     (tpm.folder / "credential").write_bytes(u32(0xBADCC0DE) + u32(1) + blob + encrypted_secret)
     (tpm.folder / "secret").unlink(missing_ok=True)
     tpm.tool("tpm2_activatecredential", "-c", "ak.ctx", "-C", "ek.ctx", "-i", "credential", "-o", "secret")
@@ -113,7 +131,19 @@ def test_quote_verifies(tpm: SoftwareTpm, kind: str, hash_: str, scheme: str) ->
     selection = "sha256:" + ",".join(map(str, PCRS))
     tpm.tool("tpm2_pcrread", selection, "-o", "values")
     tpm.tool(
-        *("tpm2_quote", "-c", "ak.ctx", "-l", selection, "-q", QUALIFYING_DATA.hex(), "-g", hash_, "--scheme", scheme),
+        *(
+            "tpm2_quote",
+            "-c",
+            "ak.ctx",
+            "-l",
+            selection,
+            "-q",
+            QUALIFYING_DATA.hex(),
+            "-g",
+            hash_,
+            "--scheme",
+            scheme,
+        ),
         *("-m", "quote.msg", "-s", "quote.sig", "-f", "tss"),
     )
     tpm.flush()
@@ -148,7 +178,17 @@ def test_primary_attestation_key_in_the_endorsement_hierarchy(tpm: SoftwareTpm) 
     ek = _endorsement_key(tpm, "ecc")
     attributes = "restricted|sign|fixedtpm|fixedparent|sensitivedataorigin|userwithauth"
     tpm.tool(
-        *("tpm2_createprimary", "-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256", "-a", attributes),
+        *(
+            "tpm2_createprimary",
+            "-C",
+            "e",
+            "-G",
+            "ecc256:ecdsa-sha256:null",
+            "-g",
+            "sha256",
+            "-a",
+            attributes,
+        ),
         *("-c", "primary.ctx"),
     )
     tpm.flush()
@@ -169,7 +209,17 @@ def test_attestation_key_of_the_owner_hierarchy_is_refused(tpm: SoftwareTpm) -> 
     ek = _endorsement_key(tpm, "ecc")
     attributes = "restricted|sign|fixedtpm|fixedparent|sensitivedataorigin|userwithauth"
     tpm.tool(
-        *("tpm2_createprimary", "-C", "o", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256", "-a", attributes),
+        *(
+            "tpm2_createprimary",
+            "-C",
+            "o",
+            "-G",
+            "ecc256:ecdsa-sha256:null",
+            "-g",
+            "sha256",
+            "-a",
+            attributes,
+        ),
         *("-c", "owner.ctx"),
     )
     tpm.flush()

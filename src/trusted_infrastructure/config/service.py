@@ -26,6 +26,7 @@ from trusted_infrastructure.config.documents import Document, Name
 from trusted_infrastructure.config.snapshot import publish, remove_leftovers, snapshot_of
 from trusted_infrastructure.config.store import GENERATION_LIMIT, Applied, ConfigStore
 from trusted_infrastructure.identity import LeafVerifier
+from trusted_infrastructure.identity.files import certificate_expiries
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.settings import ServiceSettings, group_id, load_settings
 from trusted_infrastructure.transport import Application, JSONAnswer, configure_logging, serve
@@ -43,6 +44,7 @@ class Settings(ServiceSettings, frozen=True):
 
     side_ca: PEM file of the CA whose manager may write. snapshot: where the state is published (tmpfs).
     snapshot_group: group that may read the snapshot; null takes the directory's.
+    tls_directory: certificates whose expiry the health answer tells.
     """
 
     host: Name
@@ -53,6 +55,7 @@ class Settings(ServiceSettings, frozen=True):
     run_directory: Path
     anchors_directory: Path
     snapshot_group: str | None = None
+    tls_directory: Path = Path("/etc/trusted-infrastructure/tls")
 
 
 class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +129,7 @@ class Configuration:
             "side": self._settings.side,
             "security_generation": generation,
             "snapshot": self._published,
+            "certificates": certificate_expiries(self._settings.tls_directory),
         }
 
     def close(self) -> None:

@@ -48,12 +48,20 @@ BACKDATE = 300
 
 
 def create_authority(
-    common_name: str, side: str, days: int = AUTHORITY_DAYS, *, now: int | None = None
+    common_name: str,
+    side: str,
+    days: int = AUTHORITY_DAYS,
+    *,
+    now: int | None = None,
+    key_pem: str | bytes | None = None,
 ) -> tuple[bytes, str]:
-    """A side's CA: (private key PEM, self-signed certificate PEM). It signs leaves only (path length 0)."""
+    """A side's CA: (private key PEM, self-signed certificate PEM). It signs leaves only (path length 0).
+
+    key_pem: an existing key to certify; a new one is made otherwise. Raises InvalidField for an unknown side.
+    """
     if side not in SIDES:
         raise InvalidField("side", f"is {side!r}; expected one of {', '.join(SIDES)}")
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else load_key(key_pem)
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "trusted.infrastructure"),

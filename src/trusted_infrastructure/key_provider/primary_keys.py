@@ -6,12 +6,12 @@ All servers of a provider are asked in each round; they replicate keys, so they 
 1. One server says that the key is not active: nobody uses it, whatever the others say, and the copy in memory
    goes. What was revoked on one server may be under way to the others.
 2. A server gives a key whose check value is the provider's: that is the primary key.
-3. A server answered, over a verified connection, that it has no such key, or not for us, and no server gave the
-   key: the copy in memory goes.
+3. A server answered, over a verified connection, that it has no such key, or not for us, and no server gave
+   the key: the copy in memory goes.
 4. No check value is set on the provider: nothing says which key is the right one, so none is used.
 5. A server gives another key under the same id: it is not used, and an alarm is raised.
-6. No server can be reached, or only ones with another key: the copy in memory, which was the right one, serves
-   until it was not confirmed for `key_cache_max_age` seconds.
+6. No server can be reached, or only ones with another key: the copy in memory, which was the right one,
+   serves until it was not confirmed for `key_cache_max_age` seconds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HeldKey:
 
 @dataclass(frozen=True)
 class ServerHealth:
-    """One key server, as `GET /kms/manage/v1/status` shows it. client_trust_server: we trust its certificate."""
+    """One key server, as the status shows it. client_trust_server: this side trusts its certificate."""
 
     name: str
     health: Health
@@ -129,7 +129,7 @@ def agreed_check_value(provider: str, answers: Sequence[ServerAnswer]) -> str:
         raise Refusal(
             "primary_key_mismatch",
             f"the key servers of provider {provider!r} ({servers}) have different keys under the same id",
-            "Servers of one provider must replicate keys. Repair the replication, or make one provider for each.",
+            "Servers of one provider must replicate keys: repair that, or make one provider for each.",
             status=409,
         )
     value = values.pop()

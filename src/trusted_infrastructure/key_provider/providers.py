@@ -18,6 +18,7 @@ from trusted_infrastructure.key_provider.primary_keys import (
     ServerAnswer,
     agreed_check_value,
     judge_round,
+    judge_unasked,
 )
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, client_context
 from trusted_infrastructure.kmip.pool import KeyServerPool, PrimaryKey
@@ -109,8 +110,8 @@ class PrimaryKeys:
     def obtain(self, name: str, max_age: float) -> PrimaryKey:
         """The key, asking the key servers where it is not in memory.
 
-        Raises Refusal `provider_unknown`, `primary_key_state`, `primary_key_mismatch`, `primary_key_unavailable`,
-        `key_server_unreachable`, `certificate_invalid`.
+        Raises Refusal `provider_unknown`, `primary_key_state`, `primary_key_mismatch`,
+        `primary_key_unavailable`, `key_server_unreachable`, `certificate_invalid`.
         """
         provider = self._known(name)
         with provider.checking:

@@ -116,11 +116,11 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             if parsed.database and parsed.database != ":memory:":
                 create_private(Path(parsed.database))
-            self._engine = sql.create_engine(parsed)
+            self._engine = sql.create_engine(parsed, hide_parameters=True)
             event.listen(self._engine, "connect", prepare_sqlite)
             event.listen(self._engine, "begin", begin_immediate)
         else:
-            self._engine = sql.create_engine(parsed, pool_pre_ping=True)
+            self._engine = sql.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         metadata.create_all(self._engine)
         self._check_version()
 
@@ -147,6 +147,12 @@ class Database:
 def fact(connection: sql.Connection, name: str) -> str | None:
     """A single value that the manager keeps about itself."""
     return connection.execute(sql.select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+
+
+def set_fact(connection: sql.Connection, name: str, value: str) -> None:
+    """Sets or replaces a fact."""
+    connection.execute(facts.delete().where(facts.c.name == name))
+    connection.execute(facts.insert().values(name=name, value=value))
 
 
 def create_private(path: Path) -> None:

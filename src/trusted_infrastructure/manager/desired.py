@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Desired documents of a cluster and their generations. What runs lives on the hosts (SYSTEM T6); this is what
-they are compared with and brought to.
+"""Desired documents of a cluster and their generations. What runs lives on the hosts (SYSTEM T6);
+this is what they are compared with and brought to.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def one(
     connection: sql.Connection, cluster: Cluster, kind: str, identifier: str, host: str = EVERY_HOST
 ) -> Desired | None:
     """One desired document, a deleted one included."""
-    row = connection.execute(sql.select(documents).where(where(cluster, kind, identifier, host))).one_or_none()
+    row = connection.execute(
+        sql.select(documents).where(where(cluster, kind, identifier, host))
+    ).one_or_none()
     return None if row is None else of_row(row)
 
 

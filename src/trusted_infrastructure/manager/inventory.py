@@ -73,7 +73,9 @@ def number_of(identifier: str, prefix: str) -> int:
 
 def all_clusters(connection: sql.Connection) -> list[Cluster]:
     """All clusters, in the order in which they were made."""
-    return [cluster_of_row(row) for row in connection.execute(sql.select(clusters).order_by(clusters.c.number))]
+    return [
+        cluster_of_row(row) for row in connection.execute(sql.select(clusters).order_by(clusters.c.number))
+    ]
 
 
 def find_cluster(connection: sql.Connection, identifier: str) -> Cluster:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -114,20 +113,6 @@ def refused(host: str, answer: httpx.Response) -> NodeError:
         )
 
 
-def client_maker(context: ssl.SSLContext, timeout: float) -> Callable[[str], httpx.AsyncClient]:
-    """Makes mTLS clients. context: its side's CA only, with the manager's certificate. timeout: seconds."""
-
-    def client_for(_host: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            verify=context,
-            timeout=httpx.Timeout(timeout, connect=min(5.0, timeout)),
-            limits=httpx.Limits(max_connections=4, keepalive_expiry=30),
-            trust_env=False,
-        )
-
-    return client_for
-
-
 def decode_answer(host: str, body: bytes, wanted: type[Answer]) -> Answer:
     """A host's JSON answer as a type. Raises NodeError."""
     try:
@@ -136,7 +121,9 @@ def decode_answer(host: str, body: bytes, wanted: type[Answer]) -> Answer:
         raise NodeError(host, "unexpected_answer", f"gave an unexpected answer: {error}", 200) from None
 
 
-async def ask(nodes: Nodes, host: str, method: str, path: str, wanted: type[Answer], content: Any = None) -> Answer:
+async def ask(
+    nodes: Nodes, host: str, method: str, path: str, wanted: type[Answer], content: Any = None
+) -> Answer:
     """Calls a host and decodes its answer. Raises NodeError."""
     return decode_answer(host, await nodes.call(host, method, path, content), wanted)
 

@@ -17,13 +17,13 @@ import structlog
 
 from trusted_infrastructure.config.documents import Document
 from trusted_infrastructure.manager.comparison import Deviation, deviations, to_send
-from trusted_infrastructure.manager.database import Database
+from trusted_infrastructure.manager.database import Database, fact, set_fact
 from trusted_infrastructure.manager.desired import Change, Desired, everything, for_host, write
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
-from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied
+from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied, ask
 from trusted_infrastructure.manager.vapi.errors import ResourceBusy, ResourceInaccessible
 
-BATCH_BYTES = 512 * 1024
+BATCH_BYTES = 8 * 1024 * 1024
 log = structlog.get_logger("manager.replication")
 
 
@@ -39,6 +39,20 @@ class Comparison:
     def consistent(self) -> bool:
         """Every host was reached and has exactly the desired documents."""
         return not self.deviations and not self.failures
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A host that has the desired documents, and its security generation."""
+
+    host: Host
+    security_generation: int
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """A configuration service's answer to a batch: committed and published."""
+
+    security_generation: int
 
 
 class Replication:
@@ -73,8 +87,9 @@ class Replication:
     async def remediate(self, cluster: Cluster) -> None:
         """Brings all hosts of a cluster to the desired state. Raises ResourceInaccessible naming hosts."""
         hosts, desired = self._state(cluster)
-        results = await asyncio.gather(*(self._attempt(host, desired) for host in hosts))
-        failures = [result for result in results if result is not None]
+        results = await asyncio.gather(*(self._attempt(cluster, host, desired) for host in hosts))
+        results += await self._level(cluster, [item for item in results if isinstance(item, Brought)])
+        failures = [item for item in results if isinstance(item, NodeError)]
         if failures:
             names = ", ".join(failure.host for failure in failures)
             raise ResourceInaccessible(
@@ -102,23 +117,51 @@ class Replication:
         failures = [result for result in results if isinstance(result, NodeError)]
         return Comparison(differing, failures, hosts)
 
-    async def send(self, host: str, documents: Sequence[Document]) -> None:
-        """Sends documents to one host as they are. Raises NodeError."""
-        for batch in batches(documents):
-            await self._nodes.call(host, "POST", "/config/v1/documents", {"documents": batch})
+    async def send(self, host: str, documents: Sequence[Document], security_generation: int) -> int:
+        """Sends documents to one host as they are; returns its security generation. Raises NodeError."""
+        reached = security_generation
+        for batch in batches(documents) or [[]]:
+            body = {"documents": batch, "security_generation": reached}
+            answer = await ask(self._nodes, host, "POST", "/config/v1/documents", Acknowledged, body)
+            reached = max(reached, answer.security_generation)
+        return reached
 
-    async def bring(self, host: Host, desired: Sequence[Desired]) -> None:
+    async def bring(self, cluster: Cluster, host: Host, desired: Sequence[Desired]) -> Brought:
         """Sends one host what it lacks. Raises NodeError."""
         found = await applied(self._nodes, host.name)
-        await self.send(host.name, to_send(for_host(desired, host.name), found))
+        documents = to_send(for_host(desired, host.name), found)
+        known = self._security_generation(cluster)
+        if not documents and found.security_generation >= known:
+            return Brought(host, found.security_generation)
+        return Brought(host, await self.send(host.name, documents, known))
 
-    async def _attempt(self, host: Host, desired: Sequence[Desired]) -> NodeError | None:
+    async def _attempt(self, cluster: Cluster, host: Host, desired: Sequence[Desired]) -> Brought | NodeError:
         try:
-            await self.bring(host, desired)
+            return await self.bring(cluster, host, desired)
         except NodeError as error:
             log.warning("replication_failed", host=host.name, code=error.code, error=error.text)
             return error
-        return None
+
+    async def _level(self, cluster: Cluster, brought: Sequence[Brought]) -> list[Brought | NodeError]:
+        """Raises hosts that are behind in the security generation to what the cluster has reached: a host
+        that joined later counted fewer withdrawals. Remembers the number for hosts that were not reached."""
+        reached = max((item.security_generation for item in brought), default=0)
+        with self._database.transaction() as connection:
+            name = generation_fact(cluster)
+            reached = max(reached, int(fact(connection, name) or "0"))
+            set_fact(connection, name, str(reached))
+        behind = [item.host for item in brought if item.security_generation < reached]
+        return list(await asyncio.gather(*(self._raise(host, reached) for host in behind)))
+
+    async def _raise(self, host: Host, security_generation: int) -> Brought | NodeError:
+        try:
+            return Brought(host, await self.send(host.name, [], security_generation))
+        except NodeError as error:
+            return error
+
+    def _security_generation(self, cluster: Cluster) -> int:
+        with self._database.transaction() as connection:
+            return int(fact(connection, generation_fact(cluster)) or "0")
 
     def _state(self, cluster: Cluster) -> tuple[list[Host], list[Desired]]:
         with self._database.transaction() as connection:
@@ -137,3 +180,8 @@ def batches(documents: Sequence[Document]) -> list[list[Document]]:
         found[-1].append(document)
         size += length
     return found
+
+
+def generation_fact(cluster: Cluster) -> str:
+    """Name under which the highest security generation of a cluster is remembered."""
+    return f"security_generation {cluster.id}"

@@ -91,7 +91,8 @@ class Sessions:
         with self._database.transaction() as connection:
             connection.execute(
                 sessions.delete().where(
-                    (sessions.c.last_accessed < now - self._idle) | (sessions.c.created < now - self._lifetime)
+                    (sessions.c.last_accessed < now - self._idle)
+                    | (sessions.c.created < now - self._lifetime)
                 )
             )
 
@@ -103,4 +104,6 @@ def digest(secret: str) -> str:
 
 def expired() -> Unauthenticated:
     """One answer for unknown and expired sessions."""
-    return Unauthenticated("The session does not exist or has expired; log in again.", reason="session_expired")
+    return Unauthenticated(
+        "The session does not exist or has expired; log in again.", reason="session_expired"
+    )

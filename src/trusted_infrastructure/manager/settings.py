@@ -8,19 +8,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trusted_infrastructure.refusal import InvalidField
+from trusted_infrastructure.settings import ServiceSettings
 
 Seconds = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ManagerSettings(ServiceSettings, frozen=True):
     """What a manager must know before it starts.
 
-    side, host: which side this manager is of, and its inventory name. public_names: names of its API; the first
-    is the one that it calls itself. database: SQLAlchemy URL. side_ca: PEM of its side's CA;
+    side, host: which side this manager is of, and its inventory name. public_names: names of its API; the
+    first is the one that it calls itself. database: SQLAlchemy URL. side_ca: PEM of its side's CA;
     client_certificate, client_key: its identity towards the configuration servers of its hosts. users: JSON
-    file of users (users.py). principal_certificate, principal_key: identity that vouches for hosts, PEM, chain
-    leaf first; the workload side has it. Times in seconds.
+    file of users (users.py). principal_certificate, principal_key: identity that vouches for hosts, PEM,
+    chain leaf first; the workload side has it. Times in seconds.
     """
 
     side: Literal["trust_authority", "workload"]
@@ -50,11 +50,3 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def issuer(self) -> str:
         """Issuer of host assertions: what the Trust Authority side knows this manager's principal by."""
         return f"https://{self.public_names[0]}/"
-
-
-def load(path: Path) -> ManagerSettings:
-    """Settings from a JSON file. Raises InvalidField that names file and field."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ManagerSettings)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField(str(path), str(error)) from None

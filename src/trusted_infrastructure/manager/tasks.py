@@ -17,7 +17,13 @@ import msgspec
 import sqlalchemy as sql
 
 from trusted_infrastructure.manager.database import Database, tasks
-from trusted_infrastructure.manager.vapi.errors import ErrorBody, LocalizableMessage, NotFound, VapiError, message
+from trusted_infrastructure.manager.vapi.errors import (
+    ErrorBody,
+    LocalizableMessage,
+    NotFound,
+    VapiError,
+    message,
+)
 from trusted_infrastructure.manager.vapi.structure import Structure, Timestamp, timestamp
 
 Status = Literal["PENDING", "RUNNING", "BLOCKED", "SUCCEEDED", "FAILED"]
@@ -41,8 +47,9 @@ class Progress(Structure, frozen=True):
 
 
 class TaskInfo(Structure, frozen=True):
-    """com.vmware.cis.task.info. Which fields are set depends on `status`: while PENDING none of progress, result,
-    error and the times; progress and start_time from RUNNING on; end_time at the end; error when FAILED."""
+    """com.vmware.cis.task.info. Which fields are set depends on `status`: while PENDING none of progress,
+    result, error and the times; progress and start_time from RUNNING on; end_time at the end; error when
+    FAILED."""
 
     description: LocalizableMessage
     service: str
@@ -148,7 +155,7 @@ class Tasks:
         found = self.find([task], None).get(task)
         if found is None:
             raise NotFound(
-                f"There is no task {task[:300]!r}; finished tasks are kept for {self._retention // 3600} hours.",
+                f"There is no task {task[:300]!r}; finished ones are kept {self._retention // 3600} hours.",
                 task[:300],
                 reason="no_task",
             )
@@ -211,7 +218,7 @@ def encode(value: Any) -> str:
 def interrupted() -> ErrorBody:
     """The error of a task whose manager stopped."""
     text = (
-        "The manager stopped while this task was running. What the task had recorded as desired state is kept; "
+        "The manager stopped while this task was running. What it had recorded as desired state is kept; "
         "look at the object and repeat the operation."
     )
     return ErrorBody(error_type="SERVICE_UNAVAILABLE", messages=[message(text, "task_interrupted")])

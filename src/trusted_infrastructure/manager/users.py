@@ -90,7 +90,9 @@ class LoginLimiter:
     """Slows down guessing: after `allowed` failures of one user from one address, each further attempt within
     `window` seconds is refused unread, a correct one too."""
 
-    def __init__(self, clock: Callable[[], float], allowed: int = 5, window: float = 60, size: int = 10000) -> None:
+    def __init__(
+        self, clock: Callable[[], float], allowed: int = 5, window: float = 60, size: int = 10000
+    ) -> None:
         self._clock = clock
         self._allowed = allowed
         self._window = window
@@ -109,7 +111,7 @@ class LoginLimiter:
             )
 
     def failed(self, name: str, address: str) -> None:
-        """Counts a failure. Attempts that run at the same time are counted before their passwords are read."""
+        """Counts a failure. Attempts are counted before their passwords are read: many may run at once."""
         key = (name, address)
         self._failures[key] = [*self._recent(key), self._clock()]
         self._failures.move_to_end(key)

@@ -108,7 +108,8 @@ HASHES = {
 }
 HASHES_BY_NAME = {known.name: known for known in HASHES.values()}
 
-# SHA-1 collisions are practical, so a name or a signature made with it could stand for two keys or two quotes.
+# SHA-1 collisions are practical, so a name or a signature made with it could stand for two keys or two
+# quotes.
 STRONG_HASHES = frozenset({SHA256, SHA384, SHA512})
 
 

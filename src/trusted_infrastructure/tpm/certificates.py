@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 from cryptography.x509.oid import SignatureAlgorithmOID as Signed
 
 from trusted_infrastructure.refusal import Refusal
@@ -58,9 +58,10 @@ _MINIMUM_RSA_BITS = 2048
 
 @dataclass(frozen=True)
 class Certificate:
-    """One certificate, fully read. der: its bytes without padding. path_length: None where unlimited. key_usage:
-    names as in RFC 5280 ('keyCertSign'), None where the extension is absent. extended_key_usage: dotted OIDs,
-    None where absent. critical_unknown: dotted OIDs of critical extensions that nobody here handles."""
+    """One certificate, fully read. der: its bytes without padding. path_length: None where unlimited.
+    key_usage: names as in RFC 5280 ('keyCertSign'), None where the extension is absent. extended_key_usage:
+    dotted OIDs, None where absent. critical_unknown: dotted OIDs of critical extensions that nobody here
+    handles."""
 
     der: bytes
     x509: x509.Certificate
@@ -69,7 +70,7 @@ class Certificate:
     not_before: datetime
     not_after: datetime
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-    signature_algorithm: x509.ObjectIdentifier
+    signature_algorithm: ObjectIdentifier
     is_ca: bool
     path_length: int | None
     key_usage: frozenset[str] | None
@@ -84,7 +85,9 @@ class Certificate:
     @property
     def label(self) -> str:
         """How refusals name it: its subject, or its issuer and serial number where the subject is empty."""
-        return f"'{self.subject}'" if self.subject else f"serial {self.x509.serial_number:x} of '{self.issuer}'"
+        return (
+            f"'{self.subject}'" if self.subject else f"serial {self.x509.serial_number:x} of '{self.issuer}'"
+        )
 
     @property
     def self_issued(self) -> bool:
@@ -181,8 +184,8 @@ def _der_size(data: bytes) -> int:
 
 
 def _guarded(read: Callable[[], Certificate]) -> Certificate:
-    # The one place where hostile bytes meet a foreign parser that reports in many exception types: whatever it
-    # raises, the certificate is what was wrong.
+    # The one place where hostile bytes meet a foreign parser that reports in many exception types: whatever
+    # it raises, the certificate is what was wrong.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # serial numbers and the like of old vendors' CAs

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MakeCredential in software: a secret that only the TPM with a given endorsement key can open, and only while
-it holds the key with a given Name. It proves to us that both are in one TPM.
+"""MakeCredential in software: a secret that only the TPM with a given endorsement key can open, and only
+while it holds the key with a given Name. It proves to us that both are in one TPM.
 
 Sources: TCG TPM 2.0 Library Part 1, 24 (credential protection), 11.4.10 (KDFa, KDFe), Annex B.10 (RSA secret
 sharing) and C.6.1, C.6.4 (ECC secret sharing); Part 2, 12.4.3 (TPM2B_ID_OBJECT), 11.4.3
@@ -31,8 +31,8 @@ _NO_IV = bytes(16)  # Part 1, 24.4: the key is used once, with an IV of zeros
 def make_credential(ek: PublicArea, ak_name: bytes, secret: bytes) -> tuple[bytes, bytes]:
     """Protect `secret` for the TPM that holds `ek`, bound to the key named `ak_name`.
 
-    ek: RSA or ECC endorsement key. ak_name: nameAlg (2 bytes) and digest, as `PublicArea.name`. secret: 1 byte
-    up to the size of the endorsement key's nameAlg digest.
+    ek: RSA or ECC endorsement key. ak_name: nameAlg (2 bytes) and digest, as `PublicArea.name`. secret: 1
+    byte up to the size of the endorsement key's nameAlg digest.
     Returns (TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET), each with its 16-bit size in front.
     Raises Refusal (ek_attributes, ek_weak, ak_name).
     """

@@ -47,9 +47,10 @@ MAXIMUM_SIGNATURE_CHECKS = 32  # bounds the work that look-alike intermediates c
 
 @dataclass(frozen=True)
 class CertificateAuthority:
-    """A CA entry. name: document id. anchor: the pinned certificate. intermediates: further ones of the entry.
-    eku_exception: this vendor's EK certificates have no extended key usage. revocation_lists: CRLs by the anchor
-    or an intermediate."""
+    """A CA entry. name: document id. anchor: the pinned certificate. intermediates: further ones of the
+    entry.
+    eku_exception: this vendor's EK certificates have no extended key usage. revocation_lists: CRLs by the
+    anchor or an intermediate."""
 
     name: str
     anchor: Certificate
@@ -60,8 +61,8 @@ class CertificateAuthority:
 
 @dataclass(frozen=True)
 class Endorsement:
-    """A verified path. leaf: the EK certificate. issuers: from its issuer to the anchor. authority: name of the
-    CA entry that the path ends in."""
+    """A verified path. leaf: the EK certificate. issuers: from its issuer to the anchor. authority: name of
+    the CA entry that the path ends in."""
 
     leaf: Certificate
     issuers: tuple[Certificate, ...]
@@ -119,7 +120,8 @@ def verify_endorsement(
         )
     if len(certificates) > MAXIMUM_HOST_CERTIFICATES:
         raise InvalidField(
-            "ek_certificates", f"{len(certificates)} certificates: expected at most {MAXIMUM_HOST_CERTIFICATES}"
+            "ek_certificates",
+            f"{len(certificates)} certificates: expected at most {MAXIMUM_HOST_CERTIFICATES}",
         )
     leaf, *extra = (parse_certificate(data) for data in certificates)
     # Without this, a genuine certificate of another TPM would endorse a key made in software.
@@ -145,7 +147,8 @@ def verify_path(
 
 
 def has_public_key(ek: PublicArea, pem: str) -> bool:
-    """Whether `pem` (SubjectPublicKeyInfo) is the public key of `ek`. Raises InvalidField (malformed_request)."""
+    """Whether `pem` (SubjectPublicKeyInfo) is the public key of `ek`. Raises InvalidField
+    (malformed_request)."""
     try:
         enrolled = serialization.load_pem_public_key(pem.encode())
         der = enrolled.public_bytes(

@@ -23,10 +23,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
-from trusted_infrastructure.tpm import algorithms, event_data, event_digest, event_types
+from trusted_infrastructure.tpm import algorithms, event_data, event_digest, event_quirks, event_types
 from trusted_infrastructure.tpm.structures import Reader
 
 MAXIMUM_SIZE = 4 << 20  # real logs have 10 to 200 kB; option ROM events make the largest
@@ -42,7 +41,8 @@ _ALGORITHM = struct.Struct("<H")
 _SIZE = struct.Struct("<I")
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Event:
     """One event of a log.
 
     index: position in the log, the header is 0. pcr: PCR index (0xffffffff in some EV_NO_ACTION events).
@@ -71,7 +71,7 @@ class Event(NamedTuple):
     def decoded(self) -> event_data.Decoded | None:
         """The event data, decoded; None where it has no form that we know, or is not of that form. Believe it
         only as far as `digest_verified` goes."""
-        return event_data.decode(self.pcr, self.type, self.data)
+        return event_data.decode(self.type, self.data)
 
     @property
     def description(self) -> str:
@@ -81,10 +81,15 @@ class Event(NamedTuple):
     def digest_verified(self, bank: str) -> bool | None:
         """Whether the event's content hashes to its digest in `bank`.
 
-        True: it does, so the content is what was measured. False: by its type it must, and does not. None: the
-        digest is over something that is not in the log (a file, firmware code).
+        True: it does, so the content is what was measured. False: by its type it must, and does not. None:
+        the digest is over something that is not in the log (a file, firmware code).
         """
         return event_digest.verify(self.type, self.data, self.digests.get(bank), bank)
+
+    def measured_content(self, bank: str) -> bytes | None:
+        """The bytes of the event data that its digest in `bank` is over; None where it is over none of
+        them."""
+        return event_digest.measured_content(self.type, self.data, self.digests.get(bank), bank)
 
     @property
     def label(self) -> str:
@@ -95,8 +100,8 @@ class Event(NamedTuple):
 @dataclass(frozen=True)
 class EventLog:
     """A parsed log. banks: hash names for which the log has digests. crypto_agile: False for SHA-1 logs.
-    startup_locality: locality of TPM2_Startup where the log says it (0, 3 or 4). padding: bytes of padding after
-    the last event."""
+    startup_locality: locality of TPM2_Startup where the log says it (0, 3 or 4). padding: bytes of padding
+    after the last event."""
 
     events: tuple[Event, ...]
     banks: tuple[str, ...]
@@ -135,8 +140,8 @@ def parse_event_log(data: bytes) -> EventLog:
 
 
 def replay(log: EventLog, bank: str) -> dict[int, bytes]:
-    """PCR values that the log leads to in `bank`: PCR number to digest, for every PCR that it extends (and PCR 0
-    where the log gives its start value).
+    """PCR values that the log leads to in `bank`: PCR number to digest, for every PCR that it extends (and
+    PCR 0 where the log gives its start value).
 
     Raises Refusal (event_log_replay) when the log has no digests for the bank, or an event lacks one.
     """
@@ -166,8 +171,8 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
 
 
 def initial_value(pcr: int, bank: str, startup_locality: int | None = None) -> bytes:
-    """Value of a PCR that nothing was extended into: zeros; ones for PCR 17 to 22 (no dynamic launch); PCR 0 ends
-    with the locality of TPM2_Startup (PC Client Platform TPM Profile 1.05, 4.6.2; Part 3, 9.3)."""
+    """Value of a PCR that nothing was extended into: zeros; ones for PCR 17 to 22 (no dynamic launch); PCR 0
+    ends with the locality of TPM2_Startup (PC Client Platform TPM Profile 1.05, 4.6.2; Part 3, 9.3)."""
     size = algorithms.HASHES_BY_NAME[bank].size
     if pcr == 0 and startup_locality:
         return bytes(size - 1) + bytes([startup_locality])
@@ -201,8 +206,8 @@ def _legacy_event(data: bytes, offset: int, index: int, separated: set[int]) -> 
 def _legacy_log(data: bytes) -> EventLog:
     events: list[Event] = []
     separated: set[int] = set()
-    offset = 0
-    while offset < len(data) and not _is_padding(data, offset):
+    offset, end = 0, _content_end(data)
+    while offset < end:
         _limit(len(events))
         event, offset = _legacy_event(data, offset, len(events), separated)
         if event.type == event_types.EV_SEPARATOR:
@@ -214,7 +219,8 @@ def _legacy_log(data: bytes) -> EventLog:
 def _agile_log(data: bytes, offset: int, header: Event, sizes: Mapping[int, tuple[str, int]]) -> EventLog:
     events = [header]
     separated: set[int] = set()
-    while offset < len(data) and not _is_padding(data, offset):
+    end = _content_end(data)
+    while offset < end:
         _limit(len(events))
         event, offset = _agile_event(data, offset, len(events), separated, sizes)
         if event.type == event_types.EV_SEPARATOR:
@@ -227,7 +233,8 @@ def _agile_log(data: bytes, offset: int, header: Event, sizes: Mapping[int, tupl
 def _agile_event(
     data: bytes, offset: int, index: int, separated: set[int], sizes: Mapping[int, tuple[str, int]]
 ) -> tuple[Event, int]:
-    """One TCG_PCR_EVENT2 at `offset`, and the offset after it. sizes: TPM_ALG_ID to (bank name, digest size)."""
+    """One TCG_PCR_EVENT2 at `offset`, and the offset after it. sizes: TPM_ALG_ID to (bank name, digest
+    size)."""
     end = len(data)
     if end - offset < _AGILE_HEADER.size:
         raise _malformed(f"event {index}: is cut at byte {end}")
@@ -244,7 +251,9 @@ def _agile_event(
         bank, size = sizes.get(algorithm, ("", 0))
         # An algorithm that the header does not name has no known size: everything after would be misread.
         if not bank or bank in digests:
-            raise _malformed(f"event {index}: {algorithms.name_of(algorithm)} is not in the header, or given twice")
+            raise _malformed(
+                f"event {index}: {algorithms.name_of(algorithm)} is not in the header, or given twice"
+            )
         offset += _ALGORITHM.size + size
         digests[bank] = data[offset - size : offset]
     if end - offset < _SIZE.size:
@@ -277,25 +286,18 @@ def _specification_id(data: bytes) -> dict[int, tuple[str, int]]:
         known = algorithms.HASHES.get(algorithm)
         # Without this, a wrong size would shift every digest of the log.
         if algorithm in sizes or size == 0 or (known is not None and size != known.size):
-            raise reader.refusal("digestSizes", f"{algorithms.name_of(algorithm)} with {size} bytes, or twice")
+            raise reader.refusal(
+                "digestSizes", f"{algorithms.name_of(algorithm)} with {size} bytes, or twice"
+            )
         sizes[algorithm] = (known.name if known else algorithms.name_of(algorithm).lower(), size)
     reader.take(reader.u8("vendorInfoSize"), "vendorInfo")
     reader.finish()
     return sizes
 
 
-def _is_padding(data: bytes, offset: int) -> bool:
-    """Whether the rest of the log is padding.
-
-    Some firmware hands over its whole log area, filled with zeros or 0xff. Neither can be an event that was
-    extended: zeros would have no digests (legacy: EV_PREBOOT_CERT, which no firmware logs without data).
-    """
-    # The cheap look at eight bytes keeps this linear: the rest is read once, then it is padding or an error.
-    head = data[offset : offset + 8]
-    if head.strip(b"\0") and head.strip(b"\xff"):
-        return False
-    rest = data[offset:]
-    return not rest.strip(b"\0") or not rest.strip(b"\xff")
+def _content_end(data: bytes) -> int:
+    """Offset from which on the log is padding (`event_quirks.PADDING`), if an event ends there."""
+    return min(len(data.rstrip(filler)) for filler in event_quirks.PADDING)
 
 
 def _startup_locality(events: list[Event]) -> int | None:

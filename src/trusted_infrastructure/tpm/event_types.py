@@ -49,7 +49,9 @@ EV_EFI_SPDM_DEVICE_POLICY = 0x800000E3
 EV_EFI_SPDM_DEVICE_AUTHORITY = 0x800000E4
 
 NAMES = {
-    value: name for name, value in list(globals().items()) if name.startswith("EV_") and isinstance(value, int)
+    value: name
+    for name, value in list(globals().items())
+    if name.startswith("EV_") and isinstance(value, int)
 }
 
 

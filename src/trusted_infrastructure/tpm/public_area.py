@@ -200,7 +200,8 @@ def parse_tpmt_public(data: bytes, structure: str = "public") -> PublicArea:
         raise InvalidField(structure, f"is {len(data)} bytes long: expected at most {MAXIMUM_SIZE}")
     reader = Reader(data, structure)
     key_type = reader.u16("type")
-    # A keyed hash or symmetric object has no public key: its 'Name' would prove nothing about an asymmetric key.
+    # A keyed hash or symmetric object has no public key: its 'Name' would prove nothing about an asymmetric
+    # key.
     if key_type not in (algorithms.RSA, algorithms.ECC):
         raise reader.refusal("type", f"{algorithms.name_of(key_type)} is not a key: expected RSA or ECC")
     name_alg = reader.u16("nameAlg")

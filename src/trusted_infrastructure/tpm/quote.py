@@ -53,7 +53,8 @@ class ClockInfo:
 
 @dataclass(frozen=True)
 class Quote:
-    """TPMS_ATTEST of type quote. selections: (TPM_ALG_ID of the bank, PCR numbers ascending) in signed order."""
+    """TPMS_ATTEST of type quote. selections: (TPM_ALG_ID of the bank, PCR numbers ascending) in signed
+    order."""
 
     qualified_signer: bytes
     extra_data: bytes
@@ -171,9 +172,9 @@ def verify_quote(
     """Verify a quote; returns it when every step passes.
 
     ak: the attestation key, already through `keys.check_attestation_key`. attest: TPMS_ATTEST (no size).
-    signature: TPMT_SIGNATURE. qualifying_data: what we computed ourselves. qualified_names: the names that the
-    signer may have (`keys.endorsement_hierarchy_names`). bank, pcrs: the policy's. pcr_values: PCR number to
-    digest, the values that will be judged; numbers outside `pcrs` are ignored.
+    signature: TPMT_SIGNATURE. qualifying_data: what we computed ourselves. qualified_names: the names that
+    the signer may have (`keys.endorsement_hierarchy_names`). bank, pcrs: the policy's. pcr_values: PCR number
+    to digest, the values that will be judged; numbers outside `pcrs` are ignored.
     Raises Refusal with a quote_* code, or InvalidField (malformed_request).
     """
     quote = parse_quote(attest)  # steps 1 to 3
@@ -236,8 +237,8 @@ def check_qualified_name(quote: Quote, expected: Collection[bytes]) -> None:
     if quote.qualified_signer not in expected:
         raise Refusal(
             "quote_qualified_name",
-            f"quote: signer's qualified name {quote.qualified_signer.hex()} is not that of a primary key of the "
-            "endorsement hierarchy or of a child of the endorsement key",
+            f"quote: signer's qualified name {quote.qualified_signer.hex()} is not that of a primary key of "
+            "the endorsement hierarchy or of a child of the endorsement key",
             "make the attestation key in the endorsement hierarchy",
         )
 
@@ -256,7 +257,8 @@ def check_selection(quote: Quote, bank: str, pcrs: Collection[int]) -> None:
         )
         raise Refusal(
             "quote_pcr_selection",
-            f"quote: signed PCR selection must be {algorithms.name_of(known.identifier)} {list(wanted)}: found {found}",
+            f"quote: signed PCR selection must be {algorithms.name_of(known.identifier)} {list(wanted)}: "
+            f"found {found}",
         )
 
 
@@ -270,7 +272,8 @@ def check_pcr_digest(
         raise Refusal(
             "quote_pcr_digest", f"quote: no value for PCR {', '.join(map(str, missing))}", status=400
         )
-    # The digest is by the hash of the signing scheme, over the selected PCRs in ascending order (Part 3, 18.4).
+    # The digest is by the hash of the signing scheme, over the selected PCRs in ascending order (Part 3,
+    # 18.4).
     hash_ = algorithms.HASHES[ak.scheme.hash]
     computed = hash_.digest(b"".join(values[pcr] for pcr in sorted(set(pcrs))))
     if not hmac.compare_digest(computed, quote.pcr_digest):
@@ -278,6 +281,6 @@ def check_pcr_digest(
             "quote_pcr_digest",
             f"quote: signed PCR digest {quote.pcr_digest.hex()} is not that of the values to judge "
             f"({computed.hex()})",
-            "attest again: a PCR may have changed between reading and quoting; if it stays, the event log does "
-            "not say everything that was measured",
+            "attest again: a PCR may have changed between reading and quoting; if it stays, the event log "
+            "does not say everything that was measured",
         )

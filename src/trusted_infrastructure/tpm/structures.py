@@ -21,8 +21,8 @@ from trusted_infrastructure.refusal import InvalidField
 class Reader:
     """Reads one structure from `data`, front to back.
 
-    data: the untrusted bytes. structure: how errors name it, such as 'ak_public'. order: '>' big-endian (TPM),
-    '<' little-endian (event log, UEFI). code: reason code of every refusal.
+    data: the untrusted bytes. structure: how errors name it, such as 'ak_public'. order: '>' big-endian
+    (TPM), '<' little-endian (event log, UEFI). code: reason code of every refusal.
     """
 
     __slots__ = ("_code", "_data", "_order", "_structure", "offset")

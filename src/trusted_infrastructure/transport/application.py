@@ -16,11 +16,12 @@ from urllib.parse import unquote_to_bytes
 from starlette.routing import BaseRoute, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.transport.errors import error_answer, log_refusal, refusal_of
 
 BODY_LIMIT = 1 << 20
 TIME_LIMIT = 30.0
+CONCURRENCY = 256
 CERTIFICATE_HEADER = b"x-client-certificate"
 CERTIFICATE_LIMIT = 16 * 1024
 
@@ -39,26 +40,30 @@ AuthenticateClient = Callable[[bytes], Caller]
 """Judges a client certificate (PEM). Raises Refusal (certificate_invalid, certificate_expired)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Application:
     """The ASGI application of one socket.
 
     routes: Starlette routes. authenticate_client: set on management sockets; judges the certificate that
     nginx forwards, on every path, known or not. body_limit: bytes. time_limit: seconds for the whole request.
+    concurrency: requests at once; more are refused at once, which is kinder than all of them being slow.
     """
 
     routes: Sequence[BaseRoute]
     authenticate_client: AuthenticateClient | None = None
     body_limit: int = BODY_LIMIT
     time_limit: float = TIME_LIMIT
+    concurrency: int = CONCURRENCY
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_router", Router(self.routes, redirect_slashes=False))
+        self._router = Router(self.routes, redirect_slashes=False)
+        self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         answer = _Answer(send)
+        self._active += 1
         try:
             async with asyncio.timeout(self.time_limit):
                 await self._serve(scope, receive, answer)
@@ -68,14 +73,17 @@ class Application:
             if answer.started:
                 raise ConnectionError("the answer was already under way") from None
             await error_answer(refusal)(scope, receive, send)
+        finally:
+            self._active -= 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._active > self.concurrency:
+            raise Unavailable("service_busy", "too many requests at once", "try again in a moment")
         scope["app"] = self  # makes Starlette's router raise for unknown paths and methods
         if self.authenticate_client is not None:
             caller = self.authenticate_client(forwarded_certificate(scope))
             scope.setdefault("state", {})["caller"] = caller
-        router: Router = self.__dict__["_router"]
-        await router(scope, _Limited(scope, receive, self.body_limit), send)
+        await self._router(scope, _Limited(scope, receive, self.body_limit), send)
 
 
 class _Answer:

@@ -118,6 +118,11 @@ def unreachable(peer: str, error: httpx.HTTPError) -> Unavailable:
     )
 
 
+def config_url(host: str, port: int = 443) -> str:
+    """Base URL of a host's config name, where its management sockets are. host: inventory name."""
+    return f"https://config.{host}" if port == 443 else f"https://config.{host}:{port}"
+
+
 def _options(base_url: str, timeout: float) -> dict[str, Any]:
     return {
         "base_url": base_url,

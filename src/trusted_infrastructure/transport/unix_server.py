@@ -28,6 +28,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import structlog
 import uvicorn
 import uvloop
@@ -42,7 +43,6 @@ log = structlog.get_logger("trusted_infrastructure.transport")
 DEFAULT_USERS = ("root", "www-data")
 HEAD_LIMIT = 64 * 1024
 KEEP_ALIVE = 75
-CONNECTIONS = 512
 # Requests get this long after SIGTERM, background tasks a second more: a unit stops within 10 s (DESIGN).
 GRACE = 6
 MODE_PROXY = 0o660
@@ -87,6 +87,16 @@ class CheckedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
         super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP gets our error answer too, and the connection is closed."""
+        body = msgspec.json.encode({"error": Refusal("malformed_request", msg, status=400).as_dict()})
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _count(self, size: int) -> None:
         """httptools has no limit of its own; an exception in a callback is answered with 400 and a close."""
@@ -167,7 +177,6 @@ def server_for(path: Path, app: ASGIApp, allowed_uids: frozenset[int]) -> Socket
             log_config=None,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
         )
@@ -190,7 +199,7 @@ def serve(
     lifespan: entered before the first connection is accepted, left after the last answer.
     background: endless tasks that run beside the applications. One that ends, or fails, ends the service:
     a service whose renewal died must not look healthy; systemd starts it again.
-    Raises Refusal (`socket_unusable`, or what lifespan raises), RuntimeError when a background task ended.
+    Raises Refusal (`socket_unusable`, what lifespan raises, `service_part_ended`).
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(
@@ -222,7 +231,12 @@ async def _serve(
             notify("STOPPING=1")
             await _cancel(tasks)
         if stopping not in ended:
-            raise RuntimeError(f"a part of the service ended: {_reason(ended)}")
+            raise Refusal(
+                "service_part_ended",
+                f"a part of the service ended: {_reason(ended)}",
+                "the unit starts the service again; look above in the journal",
+                status=500,
+            )
     log.info("stopped")
 
 

@@ -29,7 +29,9 @@ _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/us
 
 def image_inputs(settings: Settings) -> str:
     """Hex digest of all that decides the image, but for the versions that the package archive has today."""
-    recipe = {path.name: path.read_text(encoding="utf-8") for path in sorted(_RECIPE.iterdir()) if path.is_file()}
+    recipe = {
+        path.name: path.read_text(encoding="utf-8") for path in sorted(_RECIPE.iterdir()) if path.is_file()
+    }
     decisive = [
         recipe,
         settings.image_base,

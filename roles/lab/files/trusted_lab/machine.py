@@ -25,7 +25,8 @@ def install_packages(packages: Sequence[str]) -> None:
     waiting = ["-o", "DPkg::Lock::Timeout=300"]
     run(["apt-get", *waiting, "update"], environment=environment)
     run(
-        ["apt-get", *waiting, "install", "--yes", "--no-install-recommends", *packages], environment=environment
+        ["apt-get", *waiting, "install", "--yes", "--no-install-recommends", *packages],
+        environment=environment,
     )
 
 

@@ -58,9 +58,7 @@ def ensure_network(podman: Podman, settings: Settings, report: Report) -> Networ
     if report.act(f"create the network {settings.name} ({subnet})"):
         internal = ["--internal"] if settings.network_internal else []
         label = f"{LABEL}={settings.name}"
-        podman.run(
-            "network", "create", *internal, "--label", label, "--subnet", str(subnet), settings.name
-        )
+        podman.run("network", "create", *internal, "--label", label, "--subnet", str(subnet), settings.name)
     return subnet
 
 

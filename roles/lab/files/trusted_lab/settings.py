@@ -88,7 +88,9 @@ def _hosts(listed: list[dict[str, Any]]) -> tuple[LabHost, ...]:
         if not _NAME.fullmatch(host.name):
             raise LabError(f"lab_hosts has the name '{host.name}'; allowed are a-z, 0-9 and -")
         if not _GROUP.fullmatch(host.group):
-            raise LabError(f"lab_hosts has the group '{host.group}' for {host.name}; allowed are a-z, 0-9 and _")
+            raise LabError(
+                f"lab_hosts has the group '{host.group}' for {host.name}; allowed are a-z, 0-9 and _"
+            )
     names = [host.name for host in hosts]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -48,7 +48,9 @@ class TpmConnection:
 
     def startup(self) -> None:
         """Begin with all PCRs reset, as at power on."""
-        self._execute("TPM2_Startup", _NO_SESSIONS, _STARTUP, struct.pack(">H", _CLEAR), (0, _ALREADY_STARTED))
+        self._execute(
+            "TPM2_Startup", _NO_SESSIONS, _STARTUP, struct.pack(">H", _CLEAR), (0, _ALREADY_STARTED)
+        )
 
     def shutdown(self) -> None:
         """Say that power will go, as an operating system does: the TPM's clock stays safe."""

@@ -32,14 +32,19 @@ class VendorCa:
         root, root_key = self.folder / "root.pem", self.folder / "root.key"
         self._certificate("root", f"/O=Lab TPM Vendor/CN=Lab TPM Root CA ({lab})", "CA:TRUE")
         self._certificate(
-            "issuing", f"/O=Lab TPM Vendor/CN=Lab TPM EK Issuing CA ({lab})", "CA:TRUE,pathlen:0", (root, root_key)
+            "issuing",
+            f"/O=Lab TPM Vendor/CN=Lab TPM EK Issuing CA ({lab})",
+            "CA:TRUE,pathlen:0",
+            (root, root_key),
         )
         self._certificate("platform", f"/O=Lab Platform Vendor/CN=Lab Secure Boot ({lab})", "CA:FALSE")
         run(["openssl", "x509", "-in", str(self.folder / "platform.pem"), "-outform", "DER",
              "-out", str(self.platform)])  # fmt: skip
         # The firmware only shows this certificate; nothing is ever signed with its key.
         (self.folder / "platform.key").unlink()
-        self.chain.write_text(self.issuer.read_text(encoding="ascii") + root.read_text(encoding="ascii"), "ascii")
+        self.chain.write_text(
+            self.issuer.read_text(encoding="ascii") + root.read_text(encoding="ascii"), "ascii"
+        )
         self._configure()
 
     def _certificate(
@@ -51,7 +56,8 @@ class VendorCa:
         usage = "keyCertSign,cRLSign" if constraints.startswith("CA:TRUE") else "digitalSignature"
         identifiers = "subjectKeyIdentifier=hash\n" + ("authorityKeyIdentifier=keyid\n" if issuer else "")
         extensions.write_text(
-            f"basicConstraints=critical,{constraints}\nkeyUsage=critical,{usage}\n{identifiers}", encoding="ascii"
+            f"basicConstraints=critical,{constraints}\nkeyUsage=critical,{usage}\n{identifiers}",
+            encoding="ascii",
         )
         run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
              subject, "-keyout", str(key), "-out", str(request)])  # fmt: skip

@@ -87,7 +87,7 @@ def query_values(operation: AnyOperation, query: Sequence[tuple[str, str]]) -> d
         elif name not in {TASK_PARAMETER, ACTION_PARAMETER}:
             known = ", ".join(sorted([*direct, *exploded])) or "none"
             raise InvalidArgument(name[:80], f"is not a query parameter of this operation; it has: {known}")
-    if inner and operation.query is not None:
+    if operation.query is not None and inner:
         values[operation.query] = inner
     return values
 
@@ -179,7 +179,7 @@ def aliased(value: Any, path: str, depth: int = 0) -> Any:
         return value
     renamed: dict[str, Any] = {}
     for name, item in value.items():
-        wanted = ALIASES.get(name, name)
+        wanted = ALIASES.get(str(name)) or str(name)
         if wanted in renamed:
             raise InvalidArgument(f"{path}.{wanted}", f"is given twice, as {wanted} and as {name}")
         renamed[wanted] = aliased(item, f"{path}.{wanted}", depth + 1)

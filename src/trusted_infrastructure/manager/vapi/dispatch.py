@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Running an operation, whatever protocol asked for it: authentication, authorization, objects, tasks, audit."""
+"""Running an operation, whatever protocol asked for it: who asks, about what, tasks, audit."""
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from trusted_infrastructure.manager.tasks import DynamicId, NewTask, Running
 from trusted_infrastructure.manager.vapi.errors import (
     NotFound,
     ServiceUnavailable,
-    Unauthenticated,
     Unauthorized,
     Unsupported,
     VapiError,
@@ -74,14 +74,14 @@ def check_side(manager: Manager, operation: AnyOperation, path: Mapping[str, str
     """Each manager serves the whole API over its own clusters: those of the other side it does not have.
 
     Raises NotFound for an object that only the other side can have, Unsupported for a change without one."""
-    if operation.side in {None, manager.settings.side}:
+    if operation.side is None or operation.side == manager.settings.side:
         return
-    here, there = SIDES[manager.settings.side], SIDES[operation.side or ""]
+    here, there = SIDES[manager.settings.side], SIDES[operation.side]
     for name in ("cluster", "host"):
         if name in path:
             raise NotFound(
-                f"There is no {name} {path[name]!r} of the {there} side on this manager, which has the {here} "
-                "side.",
+                f"There is no {name} {path[name]!r} of the {there} side on this manager, which "
+                f"has the {here} side.",
                 path[name],
                 reason="other_side",
             )
@@ -151,19 +151,21 @@ def target_id(context: Context) -> DynamicId | None:
 
 
 def explain(error: Exception) -> VapiError:
-    """What callers get for an exception. What we did not expect gets an incident number, and the log the rest."""
+    """What callers get for an exception; for what we did not expect, an incident number in the log."""
     if isinstance(error, VapiError):
         return error
     if isinstance(error, Refusal):
         return from_refusal(error)
     if isinstance(error, NodeError):
         return error.error()
-    incident = uuid.uuid4().hex
-    log.error("incident", incident=incident, exc_info=error)
+    incident = uuid.uuid4().hex[:12]
+    # Places and type only: an exception's text may hold what a caller sent, a password too.
+    frames = [
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    log.error("incident", incident=incident, type=type(error).__name__, frames=frames)
     return ServiceUnavailable(
         f"The manager could not complete this; its log has the reason under incident {incident}.",
         incident,
         reason="incident",
     )
-
-

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One declaration per operation of the management API. Pure.
 
-Routing, validation, authorization, tasks, audit records and the OpenAPI document are derived from it; JSON-RPC
-can be, too. `input` has one field per parameter, with the names of the vAPI operation (path parameters
-included), so it does not depend on the protocol. How REST carries each field:
+Routing, validation, authorization, tasks, audit records and the OpenAPI document are derived from it;
+JSON-RPC can be, too. `input` has one field per parameter, with the names of the vAPI operation (path
+parameters included), so it does not depend on the protocol. How REST carries each field:
 
 - a field named in the path template is a path parameter;
 - the field named by `body` is the JSON body;

@@ -63,7 +63,9 @@ def raw_path(request: Request) -> str:
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     path = raw.split(b"?")[0].decode("ascii", "replace")
     if path != PREFIX and not path.startswith(PREFIX + "/"):
-        raise NotFound(f"There is nothing at {path[:200]!r}; the API begins with {PREFIX}.", reason="no_operation")
+        raise NotFound(
+            f"There is nothing at {path[:200]!r}; the API begins with {PREFIX}.", reason="no_operation"
+        )
     return path.removeprefix(PREFIX)
 
 

@@ -48,7 +48,9 @@ class Router:
                 candidates.append(Match(operation, values))
         exact = most_literal(candidates)
         if not exact:
-            raise NotFound(f"There is no operation {method[:16]} /api{raw_path[:200]}.", reason="no_operation")
+            raise NotFound(
+                f"There is no operation {method[:16]} /api{raw_path[:200]}.", reason="no_operation"
+            )
         action = single(query, ACTION_PARAMETER)
         for match in exact:
             if match.operation.action == action:
@@ -58,7 +60,7 @@ class Router:
 
 def split(path: str) -> list[str]:
     """Segments of a path; slashes at its ends do not count."""
-    return [part for part in path.strip("/").split("/")] if path.strip("/") else []
+    return path.strip("/").split("/") if path.strip("/") else []
 
 
 def matched(template: Sequence[str], parts: Sequence[str]) -> dict[str, str] | None:
@@ -75,7 +77,7 @@ def matched(template: Sequence[str], parts: Sequence[str]) -> dict[str, str] | N
 
 
 def most_literal(candidates: list[Match]) -> list[Match]:
-    """".../peer-certs/current" goes before ".../peer-certs/{name}"."""
+    """ ".../peer-certs/current" goes before ".../peer-certs/{name}"."""
     if not candidates:
         return []
     fewest = min(len(match.path) for match in candidates)

@@ -42,10 +42,8 @@ class FieldError(ValueError):
         self.reason = reason
 
 
-class Structure(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """A vAPI structure. Optional fields: `X | None = None`; lists that are required in answers: no default."""
+class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A vAPI structure. Optional fields are `X | None = None`; required ones have no default."""
 
 
 class Nothing(Structure, frozen=True):

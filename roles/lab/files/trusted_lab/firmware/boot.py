@@ -147,7 +147,9 @@ def _boot_choice_events() -> list[Event]:
 def _kernel_stub_events(initrd: bytes, command_line: str) -> list[Event]:
     options = uefi.text(command_line)
     return [
-        measured(9, EV_EVENT_TAG, uefi.tagged_event(_LINUX_OPTIONS_TAG, b"LOADED_IMAGE::LoadOptions\0"), options),
+        measured(
+            9, EV_EVENT_TAG, uefi.tagged_event(_LINUX_OPTIONS_TAG, b"LOADED_IMAGE::LoadOptions\0"), options
+        ),
         measured(9, EV_EVENT_TAG, uefi.tagged_event(_LINUX_INITRD_TAG, b"Linux initrd\0"), initrd),
         measured(5, EV_EFI_ACTION, b"Exit Boot Services Invocation"),
         measured(5, EV_EFI_ACTION, b"Exit Boot Services Returned with Success"),

@@ -1,0 +1,87 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cluster
+short_description: Make or remove a cluster
+version_added: 0.1.0
+author:
+  - trusted.infrastructure contributors (@trusted-infrastructure)
+description:
+  - A cluster is a set of hosts. On the manager of the Trust Authority side it can become a Trust Authority Cluster,
+    on the manager of the workload side a Trusted Cluster.
+extends_documentation_fragment:
+  - trusted.infrastructure.connection
+  - trusted.infrastructure.attributes
+options:
+  name:
+    description: Name of the cluster, unique on its manager.
+    type: str
+    required: true
+
+  state:
+    description: Whether the cluster is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+"""
+
+EXAMPLES = r"""
+- name: A cluster for the trusted hosts
+  trusted.infrastructure.cluster:
+    name: trusted-cluster
+"""
+
+RETURN = r"""
+resource:
+  description: The cluster as it is after the module, or would be in check mode; none when it is absent.
+  type: dict
+  returned: always
+  sample: {"name": "trusted-cluster", "cluster": "domain-c1"}
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+
+
+def read(client: ManagementClient, name: str) -> State:
+    """The cluster of that name, or None."""
+    rows = client.call(Call("GET", "/vcenter/cluster", query=(("names", name),)))
+    return {"name": rows[0]["name"], "cluster": rows[0]["cluster"]} if rows else None
+
+
+def plan(current: State, name: str, state: str) -> Plan:
+    """Calls that make or remove the cluster."""
+    if state == "present":
+        if current is not None:
+            return Plan(current, current)
+        return Plan(None, {"name": name}, (Call("POST", "/trust/clusters", {"name": name}),))
+    if current is None:
+        return Plan(None, None)
+    return Plan(current, None, (Call("DELETE", path("/trust/clusters/{cluster}", cluster=current["cluster"])),))
+
+
+def main() -> t.NoReturn:
+    module = AnsibleModule(
+        argument_spec={
+            **connection_arguments(),
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    name, state = module.params["name"], module.params["state"]
+    run(module, lambda client: read(client, name), lambda current: plan(current, name, state))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

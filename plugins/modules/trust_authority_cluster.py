@@ -1,0 +1,117 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trust_authority_cluster
+short_description: Enable or disable a Trust Authority Cluster
+version_added: 0.1.0
+author:
+  - trusted.infrastructure contributors (@trusted-infrastructure)
+description:
+  - Enabling a cluster starts its Attestation Services and Key Provider Services; disabling it stops them from serving.
+extends_documentation_fragment:
+  - trusted.infrastructure.connection
+  - trusted.infrastructure.attributes
+options:
+  cluster:
+    description: Name or id of the Trust Authority Cluster.
+    type: str
+    required: true
+
+  state:
+    description: Whether the cluster is a Trust Authority Cluster. Without it, its state is left alone.
+    type: str
+    choices: [enabled, disabled]
+  token_lifetime:
+    description:
+      - Seconds that a token lives, from 60 to 86400.
+      - vCenter Server has no such setting; leave it out there.
+    type: int
+  grace_period:
+    description:
+      - Seconds within which agents must have been judged again after trust was withdrawn.
+      - vCenter Server has no such setting; leave it out there.
+    type: int
+  key_cache_max_age:
+    description:
+      - Seconds that a primary key serves while no key server answers.
+      - vCenter Server has no such setting; leave it out there.
+    type: int
+"""
+
+EXAMPLES = r"""
+- name: Start the services of the Trust Authority
+  trusted.infrastructure.trust_authority_cluster:
+    cluster: trust-authority
+    state: enabled
+    token_lifetime: 3600
+"""
+
+RETURN = r"""
+resource:
+  description: The cluster as it is after the module, or would be in check mode; none when it is absent.
+  type: dict
+  returned: always
+  sample: {"state": "ENABLE", "token_lifetime": 3600}
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, differs, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+
+CLUSTERS = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}"
+SETTINGS = "/trust/trust-authority-clusters/{cluster}/settings"
+STATES = {"enabled": "ENABLE", "disabled": "DISABLE"}
+TIMES = ("token_lifetime", "grace_period", "key_cache_max_age")
+
+
+def read(client: ManagementClient, name: str, with_settings: bool) -> dict[str, t.Any]:
+    """State and settings of the cluster, with its id."""
+    cluster = cluster_id(client, name)
+    state = client.call(Call("GET", path(CLUSTERS, cluster=cluster)))["state"]
+    settings = client.call(Call("GET", path(SETTINGS, cluster=cluster))) if with_settings else {}
+    return {"cluster": cluster, "state": state, **{key: settings[key] for key in TIMES if key in settings}}
+
+
+def plan(current: dict[str, t.Any], wanted: dict[str, t.Any]) -> Plan:
+    """Calls that bring the settings, then the state, to what is wanted."""
+    different = differs(current, wanted)
+    times = {key: value for key, value in different.items() if key in TIMES}
+    calls = []
+    if times:
+        calls.append(Call("PATCH", path(SETTINGS, cluster=current["cluster"]), times, task=True))
+    if "state" in different:
+        body = {"state": different["state"]}
+        calls.append(Call("PATCH", path(CLUSTERS, cluster=current["cluster"]), body, task=True))
+    return Plan(current, {**current, **different}, tuple(calls))
+
+
+def main() -> t.NoReturn:
+    module = AnsibleModule(
+        argument_spec={
+            **connection_arguments(),
+            "cluster": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": list(STATES)},
+            **{name: {"type": "int"} for name in TIMES},
+        },
+        supports_check_mode=True,
+    )
+    wanted = {"state": STATES.get(module.params["state"]), **{name: module.params[name] for name in TIMES}}
+    with_settings = any(wanted[name] is not None for name in TIMES)
+    run(
+        module,
+        lambda client: read(client, module.params["cluster"], with_settings),
+        lambda current: plan(current, wanted),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is this endorsement key trusted? The policy of `tpm2_settings`, over one state of the configuration. Pure.
+
+| require_certificate_validation | require_endorsement_keys | what a key needs                                  |
+| ------------------------------ | ------------------------ | ------------------------------------------------- |
+| yes                            | yes (default)            | a certificate path to a CA entry, and enrolment   |
+| yes                            | no                       | a certificate path to a CA entry                  |
+| no                             | yes                      | enrolment                                         |
+| no                             | no                       | nothing would do: `ek_policy_none` refuses all    |
+
+A certificate says that a vendor made this TPM; enrolment says that the administrator has seen it. A stolen
+machine of the same vendor passes the first, and not the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from trusted_infrastructure.config.documents import CaCertificate, EndorsementKey, Tpm2Settings
+from trusted_infrastructure.config.snapshot import Snapshot
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.tpm.endorsement import (
+    CertificateAuthority,
+    load_certificate_authority,
+    verify_endorsement,
+)
+from trusted_infrastructure.tpm.keys import check_endorsement_key
+from trusted_infrastructure.tpm.public_area import PublicArea
+
+
+class EndorsementPolicy:
+    """The policy, with its documents parsed once. Never changes: make a new one for a new snapshot.
+
+    problems: documents that cannot be used, in words for the status; they endorse nobody.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._settings = snapshot.get("tpm2_settings", "settings", Tpm2Settings) or Tpm2Settings()
+        self._authorities: list[CertificateAuthority] = []
+        self._enrolled: set[bytes] = set()
+        self.problems: list[str] = []
+        for name, entry in snapshot.documents("ca_certificate", CaCertificate).items():
+            try:
+                authority = load_certificate_authority(name, entry.cert_chain, entry.eku_exception)
+                self._authorities.append(authority)
+            except Refusal as refusal:
+                self.problems.append(f"CA entry {name}: {refusal.message}")
+        for name, key in snapshot.documents("endorsement_key", EndorsementKey).items():
+            try:
+                self._enrolled.add(_der(serialization.load_pem_public_key(key.public_key.encode())))
+            except (ValueError, UnsupportedAlgorithm):
+                self.problems.append(f"endorsement key {name}: public_key is not a public key in PEM")
+
+    def check(self, ek: PublicArea, expected_digest: str, certificates: Sequence[bytes], now: int) -> None:
+        """Refuse an endorsement key that the policy does not trust.
+
+        ek: as the host sent it. expected_digest: from the host assertion (SHA-256 of TPMT_PUBLIC, hex).
+        certificates: DER, the EK certificate first. now: Unix seconds.
+        Raises Refusal `ek_mismatch`, `ek_policy_none`, `ek_attributes`, `ek_weak`, `ek_not_enrolled`,
+        `ek_certificate_missing`, `ek_certificate_invalid`.
+        """
+        # Without this, any machine with a genuine TPM could speak as any host that an assertion names.
+        if ek.digest != expected_digest:
+            raise Refusal(
+                "ek_mismatch",
+                f"the assertion is for endorsement key {expected_digest}, the host has {ek.digest}",
+                "If the TPM was replaced on purpose, enroll the new one and renew the host's assertion.",
+            )
+        if not (self._settings.require_endorsement_keys or self._settings.require_certificate_validation):
+            raise Refusal(
+                "ek_policy_none",
+                "the TPM settings require neither certificate validation nor enrolled endorsement keys",
+                "Require at least one of the two in the TPM 2.0 settings.",
+            )
+        check_endorsement_key(ek)
+        if self._settings.require_endorsement_keys and _der(ek.public_key()) not in self._enrolled:
+            raise Refusal(
+                "ek_not_enrolled",
+                f"endorsement key {ek.digest} is not enrolled",
+                "Enroll the host's endorsement key, if this is the TPM that you expect in this host.",
+            )
+        if self._settings.require_certificate_validation:
+            verify_endorsement(ek, certificates, self._authorities, datetime.fromtimestamp(now, UTC))
+
+
+def _der(key: object) -> bytes:
+    """SubjectPublicKeyInfo: equal for equal keys."""
+    public_bytes = getattr(key, "public_bytes", None)
+    if public_bytes is None:
+        raise ValueError("not a public key")
+    der: bytes = public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return der

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One attestation with one Attestation Service: challenge, credential, session keys, evidence, token.
+PROTOCOL 3.
+
+The service is told what this host booted; it decides. What is checked here protects this host: that the
+answer is a token of the service's published key, for the keys that were made for it, and of the expected
+group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from trusted_infrastructure.host.attestation_key import Identity
+from trusted_infrastructure.host.key_sets import KeySets
+from trusted_infrastructure.host.registered_services import Service
+from trusted_infrastructure.host.service_client import ServiceClient
+from trusted_infrastructure.host.state import Session
+from trusted_infrastructure.host.tpm_worker import TpmWorker
+from trusted_infrastructure.messages import (
+    PURPOSE_TOKEN,
+    AttestationResult,
+    Challenge,
+    ChallengeRequest,
+    Evidence,
+    ProofKey,
+    encode,
+    qualifying_data,
+)
+from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.sealing import DEFAULT_SUITE, SealingKey
+from trusted_infrastructure.tokens import TokenClaims, jwk, unverified_kid, verify_token
+from trusted_infrastructure.tpm.quote import pcr_selection
+
+NONCE_SIZE = 32
+CHALLENGE_ID_SIZE = 16
+CLAIMS = b"{}"
+
+
+@dataclass(frozen=True)
+class Attester:
+    """Runs attestations. event_log: the firmware's log, unchanged. suite: name from `sealing.SUITES`. clock:
+    Unix seconds."""
+
+    client: ServiceClient
+    key_sets: KeySets
+    tpm: TpmWorker
+    event_log: bytes
+    clock: Callable[[], float]
+    suite: str = DEFAULT_SUITE
+
+    async def attest(self, service: Service, identity: Identity, assertion: str) -> Session:
+        """A token of `service` for this host, with the session keys that it is bound to.
+
+        assertion: the workload manager's JWT for this host.
+        Raises the service's Refusal, Refusal `challenge_invalid` or `token_*`, Unavailable.
+        """
+        request = encode(
+            ChallengeRequest(
+                assertion=assertion,
+                ek_public=identity.endorsement_key.public,
+                ek_certificates=list(identity.endorsement_key.certificates),
+                ak_public=identity.attestation_key.public,
+            )
+        )
+        challenge = await self.client.post(service, "/attestation/v1/challenge", request, Challenge)
+        _check(challenge, service)
+        proof_key = ec.generate_private_key(ec.SECP256R1())
+        sealing_key = SealingKey.generate(self.suite)
+        coordinates = jwk(proof_key.public_key())
+        public = ProofKey(x=coordinates["x"], y=coordinates["y"])
+        evidence = await self._evidence(challenge, request, identity, public, sealing_key)
+        result = await self.client.post(
+            service, "/attestation/v1/evidence", encode(evidence), AttestationResult
+        )
+        claims = await self._claims(service, result.token)
+        _check_binding(claims, public, sealing_key)
+        return Session(service.id, claims, result.token, proof_key, sealing_key)
+
+    async def _evidence(
+        self,
+        challenge: Challenge,
+        request: bytes,
+        identity: Identity,
+        proof_key: ProofKey,
+        sealing_key: SealingKey,
+    ) -> Evidence:
+        selection = pcr_selection(challenge.bank, challenge.pcrs)
+
+        def qualify(secret: bytes) -> bytes:
+            return qualifying_data(
+                purpose=PURPOSE_TOKEN,
+                service_id=challenge.service_id,
+                nonce=challenge.nonce,
+                challenge_request=request,
+                secret_proof=hmac.digest(secret, challenge.challenge_id, "sha256"),
+                pcr_selection=selection,
+                proof_key_thumbprint=proof_key.thumbprint(),
+                hpke_suite=sealing_key.suite,
+                hpke_public_key=sealing_key.public_bytes(),
+                event_log=self.event_log,
+                claims=CLAIMS,
+            )
+
+        quote = await self.tpm.run(
+            lambda tpm: tpm.prove(
+                identity.attestation_key,
+                challenge.credential_blob,
+                challenge.encrypted_secret,
+                qualify,
+                challenge.bank,
+                challenge.pcrs,
+            )
+        )
+        return Evidence(
+            challenge=challenge.challenge,
+            quote=quote.attest,
+            signature=quote.signature,
+            event_log=self.event_log,
+            proof_key=proof_key,
+            hpke_suite=sealing_key.suite,
+            hpke_public_key=sealing_key.public_bytes(),
+            claims=CLAIMS,
+        )
+
+    async def _claims(self, service: Service, token: str) -> TokenClaims:
+        key_id = unverified_kid(token)
+        key, key_set = await self.key_sets.key(service, "attestation-service", key_id)
+        return verify_token(
+            token, {key_id: key}, service.group, int(self.clock()), {key_id: key_set.service_id}
+        )
+
+
+def _check(challenge: Challenge, service: Service) -> None:
+    """Refuse a challenge that would weaken the quote."""
+    # The nonce and the id are this host's protection, too: a quote over constant ones could be kept and used.
+    if len(challenge.nonce) != NONCE_SIZE or len(challenge.challenge_id) != CHALLENGE_ID_SIZE:
+        raise _invalid_challenge(service, "nonce or challenge_id has the wrong length")
+    if not challenge.pcrs or sorted(set(challenge.pcrs)) != challenge.pcrs:
+        raise _invalid_challenge(service, "pcrs must be ascending PCR numbers, at least one")
+
+
+def _check_binding(claims: TokenClaims, proof_key: ProofKey, sealing_key: SealingKey) -> None:
+    """Refuse a token that this host could not use: keys would be sealed to somebody else."""
+    digest = hashlib.sha256(sealing_key.public_bytes()).hexdigest()
+    if claims.cnf.jkt != proof_key.thumbprint() or (claims.hpke.suite, claims.hpke.digest) != (
+        sealing_key.suite,
+        digest,
+    ):
+        raise Refusal("token_invalid", "the token is not bound to the keys of this attestation", status=401)
+
+
+def _invalid_challenge(service: Service, reason: str) -> Unavailable:
+    return Unavailable(
+        "peer_answer_invalid", f"{service.name} gave a challenge that cannot be used: {reason}"
+    )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent has learned: an attestation for each registered Attestation Service. In memory only.
+
+The agent attests with every registered service and holds one token from each. All tokens of a group open the
+same key provider services, so one valid token is enough for keys, and the loss of a service changes nothing.
+State of a service:
+
+| state       | meaning                                                                | token |
+| ----------- | ---------------------------------------------------------------------- | ----- |
+| ATTESTED    | its token is valid; a reason then says why renewing it fails            | held  |
+| FAILED      | the service refused, or this host could not produce evidence            | none  |
+| EXPIRED     | its token ended and was not renewed                                     | none  |
+| UNREACHABLE | no answer, and no token                                                 | none  |
+
+A refusal ends the token of that service at once. State of the host: ATTESTED with at least one valid token;
+otherwise the first of FAILED, EXPIRED, UNREACHABLE that a service has. After a start no token exists, so a
+refusal by every service is FAILED with the service's reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.sealing import SealingKey
+from trusted_infrastructure.tokens import PrivateKey, TokenClaims
+
+State = Literal["ATTESTED", "FAILED", "EXPIRED", "UNREACHABLE"]
+_WITHOUT_TOKEN: tuple[State, ...] = ("FAILED", "EXPIRED", "UNREACHABLE")
+_PASSING_STATUSES = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True)
+class Session:
+    """One attestation's token and the keys that it is bound to.
+
+    service: id of the registered Attestation Service. proof_key: signs DPoP proofs. sealing_key: opens what
+    key providers seal to this host.
+    """
+
+    service: str
+    claims: TokenClaims
+    token: str = field(repr=False)
+    proof_key: PrivateKey = field(repr=False)
+    sealing_key: SealingKey = field(repr=False)
+
+    def valid(self, now: int) -> bool:
+        """Whether the token can still be shown."""
+        return now < self.claims.exp
+
+
+class AttestationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with one service, or with the host. Times in Unix seconds; null where there is none."""
+
+    state: State
+    reason: str | None
+    message: str
+    base_image: str | None = None
+    since: int | None = None
+    attested_until: int | None = None
+    service: str | None = None
+    address: str | None = None
+
+
+@dataclass
+class _Entry:
+    """One service. ended: claims of the token that ended. refused: the last attempt ended with a decision."""
+
+    address: str
+    since: int
+    session: Session | None = None
+    ended: TokenClaims | None = None
+    refused: bool = False
+    reason: str | None = "not_attested"
+    message: str = "no attestation was attempted yet"
+    state: State = "UNREACHABLE"
+
+    def settle(self, now: int) -> None:
+        """Bring `state` up to date; drop a token that has ended, and with it the keys."""
+        if self.session is not None and not self.session.valid(now):
+            self.ended, self.session = self.session.claims, None
+            if self.reason is None:
+                self.reason, self.message = "token_expired", "the token ended and was not renewed"
+        state = self._state()
+        if state != self.state:
+            self.state, self.since = state, now
+
+    def _state(self) -> State:
+        if self.session is not None:
+            return "ATTESTED"
+        if self.refused:
+            return "FAILED"
+        return "UNREACHABLE" if self.ended is None else "EXPIRED"
+
+
+class Attestations:
+    """The attestations of this host, by service id."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def register(self, services: Collection[tuple[str, str]], now: int) -> None:
+        """What is registered: (id, address). Other services are forgotten, and with them their tokens."""
+        for gone in self._entries.keys() - {service for service, _address in services}:
+            del self._entries[gone]
+        for service, address in services:
+            self._entries.setdefault(service, _Entry(address, now)).address = address
+
+    def attested(self, session: Session, now: int) -> None:
+        """A service gave a token. One that is no longer registered is not heard."""
+        entry = self._entries.get(session.service)
+        if entry is not None:
+            entry.session, entry.ended, entry.refused = session, None, False
+            entry.reason, entry.message = None, ""
+            entry.settle(now)
+
+    def failed(self, service: str, refusal: Refusal, now: int) -> None:
+        """An attempt ended without a token. A refusal takes the token that is held; a fault does not: nobody
+        took it back."""
+        entry = self._entries.get(service)
+        if entry is not None:
+            if is_decision(refusal):
+                entry.session = entry.ended = None
+            entry.refused = is_decision(refusal) or refusal.code.startswith("tpm_")
+            entry.reason, entry.message = refusal.code, refusal.message
+            entry.settle(now)
+
+    def drop_sessions(self) -> None:
+        """Forget all tokens and session keys: this host was denied."""
+        for entry in self._entries.values():
+            entry.session = None
+
+    def session(self, group: str, now: int) -> Session | None:
+        """The token for the key provider services of `group` that ends last, or None."""
+        held = [entry.session for entry in self._entries.values() if entry.session is not None]
+        usable = [session for session in held if session.valid(now) and session.claims.aud == group]
+        return max(usable, key=lambda session: session.claims.exp, default=None)
+
+    def services(self, now: int) -> list[AttestationStatus]:
+        """The state with each service, by id."""
+        return [_status(service, entry, now) for service, entry in sorted(self._entries.items())]
+
+    def host(self, now: int) -> AttestationStatus:
+        """The state of the host as a whole."""
+        services = self.services(now)
+        attested = [status for status in services if status.state == "ATTESTED"]
+        if attested:
+            best = max(attested, key=lambda status: status.attested_until or 0)
+            return msgspec.structs.replace(best, reason=None, message="")
+        for state in _WITHOUT_TOKEN:
+            for status in services:
+                if status.state == state:
+                    return status
+        return AttestationStatus(
+            state="FAILED", reason="not_attested", message="no attestation service is registered"
+        )
+
+
+def is_decision(refusal: Refusal) -> bool:
+    """Whether a service decided against this host; false for what may be gone at the next attempt."""
+    return refusal.status < 500 and refusal.status not in _PASSING_STATUSES
+
+
+def _status(service: str, entry: _Entry, now: int) -> AttestationStatus:
+    entry.settle(now)
+    claims = entry.session.claims if entry.session is not None else entry.ended
+    return AttestationStatus(
+        service=service,
+        address=entry.address,
+        state=entry.state,
+        reason=entry.reason,
+        message=entry.message,
+        since=entry.since,
+        base_image=claims.base_image if claims else None,
+        attested_until=claims.exp if claims else None,
+    )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Requests per endorsement key: a host that is attested may still not use up the service. PROTOCOL 6."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from trusted_infrastructure.refusal import Refusal
+
+# Endorsement keys that are remembered at once; the one that was quiet for longest is forgotten first.
+REMEMBERED = 10_000
+
+
+class RateLimit:
+    """A token bucket for each key. per_second: sustained rate; burst: what may come at once."""
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float]) -> None:
+        """clock: seconds of a steady clock."""
+        self._rate = per_second
+        self._burst = float(burst)
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str) -> None:
+        """Count one request of `key` (EK digest). Raises Refusal `rate_limited` (429)."""
+        now = self._clock()
+        level, seen = self._buckets.pop(key, (self._burst, now))
+        level = min(self._burst, level + (now - seen) * self._rate)
+        allowed = level >= 1.0
+        self._buckets[key] = (level - 1.0 if allowed else level, now)
+        while len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            raise Refusal(
+                "rate_limited",
+                f"more than {self._rate:g} key requests per second for this endorsement key",
+                "Ask again later.",
+                status=429,
+            )
