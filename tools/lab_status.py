@@ -86,8 +86,7 @@ def trusted_hosts(session: ManagementClient | None, names: list[str], problem: s
     """All trusted hosts; UNREACHABLE where the manager cannot be asked."""
     if session is None:
         return [
-            row(name, "trusted_host", problem, attestation="UNREACHABLE", key_check="unreachable")
-            for name in names
+            row(name, "trusted_host", problem, attestation="UNREACHABLE", key_check="unreachable") for name in names
         ]
     ids = {entry["name"]: entry["host"] for entry in session.call(Call("GET", "/vcenter/host"))}
 
@@ -111,9 +110,7 @@ def trust_authority_health(session: ManagementClient | None, problem: str) -> st
     wrong: list[str] = []
     for cluster in session.call(Call("GET", "/vcenter/trusted-infrastructure/trust-authority-clusters")):
         for service in ("attestation", "kms"):
-            template = (
-                "/vcenter/trusted-infrastructure/trust-authority-clusters/{c}/" + service + "/service-status"
-            )
+            template = "/vcenter/trusted-infrastructure/trust-authority-clusters/{c}/" + service + "/service-status"
             status = session.call(Call("GET", path(template, c=cluster["cluster"]), task=True))
             if status["health"] != "OK":
                 wrong += [detail["default_message"] for detail in status["details"]]
@@ -122,12 +119,11 @@ def trust_authority_health(session: ManagementClient | None, problem: str) -> st
 
 def answers(address: str, port: int, authority: Path | None) -> str:
     """'service up' when a TLS server answers at the port."""
-    context = (
-        ssl.create_default_context(cafile=str(authority)) if authority else ssl._create_unverified_context()
-    )
+    context = ssl.create_default_context(cafile=str(authority)) if authority else ssl._create_unverified_context()
     try:
         with socket.create_connection((address, port), TIMEOUT) as connection:
             if authority:
+                context = ssl.create_default_context(cafile=str(authority))
                 context.wrap_socket(connection, server_hostname=address).close()
         return "service up"
     except OSError as error:
@@ -148,7 +144,8 @@ def collect(source: str) -> list[dict[str, Any]]:
     """The rows of all machines, in the order of KINDS."""
     inventory = read_inventory(source)
     variables = inventory["_meta"]["hostvars"]
-    authorities = Path(source) / "trust" / "authorities"
+    folder = Path(source).resolve() if Path(source).is_dir() else Path(source).resolve().parent
+    authorities = folder.parent / "trust" / "authorities"
 
     def members(group: str) -> list[str]:
         return inventory.get(group, {}).get("hosts", [])
@@ -181,9 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     keys = ("name", "kind", "attestation", "base_image", "attested_until", "key_check", "reason")
     lines = [heads, *(tuple(entry[key] or "-" for key in keys) for entry in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines
-    )
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def main() -> int:
@@ -191,7 +186,7 @@ def main() -> int:
     parser.add_argument("inventory")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
-    if not os.path.isdir(arguments.inventory):
+    if not os.path.exists(arguments.inventory):
         raise SystemExit(f"there is no lab at {arguments.inventory}: run 'make lab' first")
     rows = collect(arguments.inventory)
     print(json.dumps({"hosts": rows}) if arguments.format == "json" else table(rows))

@@ -269,8 +269,8 @@ def _mismatch(comparison: _Comparison) -> Refusal:
     others = sorted({difference.pcr for difference in comparison.differences} - {first.pcr})
     also = f"; PCR {', '.join(map(str, others))} differ too" if others else ""
     remedy = (
-        "Find out why the host boots something else. If it is meant to, capture a base image on a host that you "
-        "trust and import it."
+        "Find out why the host boots something else. If it is meant to, capture a base image on a host that "
+        "you trust and import it."
     )
     if first.code == "event_log_replay":
         remedy = (

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.process_hardening import forbid_dumps, lock_memory
 from trusted_infrastructure.refusal import InvalidField, Refusal
 
@@ -124,7 +125,7 @@ def wants_locked_memory(settings: Path) -> bool:
     """
     try:
         content = msgspec.json.decode(settings.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True
     return not (isinstance(content, dict) and content.get("lock_memory") is False)
 
@@ -176,13 +177,7 @@ def read_json(wanted: type[Input]) -> Input:
     data = sys.stdin.buffer.read(INPUT_LIMIT + 1)
     if len(data) > INPUT_LIMIT:
         raise InvalidField("stdin", f"larger than {INPUT_LIMIT} bytes")
-    try:
-        return msgspec.json.decode(data, type=wanted)
-    except msgspec.ValidationError as error:
-        reason, _separator, path = str(error).partition(" - at `$")
-        raise InvalidField(path.rstrip("`").lstrip(".") or "stdin", reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField("stdin", f"is not JSON: {error}") from None
+    return decode_json(data, wanted, whole="stdin")
 
 
 def write_json(answer: Any) -> None:

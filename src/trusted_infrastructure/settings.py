@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.refusal import InvalidField, Refusal
 
 
@@ -32,17 +33,17 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 def load_settings(path: Path, settings: type[Settings]) -> Settings:
     """Read a settings file; paths are absolute. Raises Refusal `settings_invalid` naming the field."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=settings, dec_hook=_path)
+        data = path.read_bytes()
     except OSError as error:
-        raise Refusal(
-            "settings_invalid", f"{path}: {error.strerror}", "let site.yml write the file", status=500
-        ) from None
-    except msgspec.ValidationError as error:
-        reason, _separator, field = str(error).partition(" - at `$")
-        name = f"{path}{field.rstrip('`')}"
-        raise InvalidField(name, reason, "settings_invalid", "compare with docs/settings.md") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField(str(path), f"is not JSON: {error}", "settings_invalid") from None
+        raise _invalid(f"{path}: {error.strerror}") from None
+    try:
+        return decode_json(data, settings, whole="settings", dec_hook=_path)
+    except InvalidField as invalid:
+        raise _invalid(f"{path}: {invalid.message}") from None
+
+
+def _invalid(message: str) -> Refusal:
+    return Refusal("settings_invalid", message, "let site.yml write the file again", status=500)
 
 
 def _path(wanted: type, value: object) -> object:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Is this endorsement key trusted? The policy of `tpm2_settings`, over one state of the configuration. Pure.
 
-| require_certificate_validation | require_endorsement_keys | what a key needs                                  |
-| ------------------------------ | ------------------------ | ------------------------------------------------- |
-| yes                            | yes (default)            | a certificate path to a CA entry, and enrolment   |
-| yes                            | no                       | a certificate path to a CA entry                  |
-| no                             | yes                      | enrolment                                         |
-| no                             | no                       | nothing would do: `ek_policy_none` refuses all    |
+| require_certificate_validation | require_endorsement_keys | what a key needs                         |
+| ------------------------------ | ------------------------ | ---------------------------------------- |
+| yes                            | yes (default)            | path to a CA entry, and enrolment        |
+| yes                            | no                       | path to a CA entry                       |
+| no                             | yes                      | enrolment                                |
+| no                             | no                       | nothing would do: `ek_policy_none`       |
 
 A certificate says that a vendor made this TPM; enrolment says that the administrator has seen it. A stolen
 machine of the same vendor passes the first, and not the second.

@@ -33,10 +33,11 @@ def _read(path: Path, owner: int) -> dict[str, str]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return {"error": f"cannot be read: {error.strerror}"}
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        return {"error": "not a regular file"}
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return {"error": "not a regular file"}
         if status.st_uid != owner or status.st_mode & 0o022:
             mode = stat.S_IMODE(status.st_mode)
             return {"error": f"owner {status.st_uid}, mode {mode:04o}: others than local root could write it"}

@@ -25,6 +25,7 @@ from trusted_infrastructure.config.anchors import read_anchors
 from trusted_infrastructure.config.documents import Document, Name
 from trusted_infrastructure.config.snapshot import publish, remove_leftovers, snapshot_of
 from trusted_infrastructure.config.store import GENERATION_LIMIT, Applied, ConfigStore
+from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.identity import LeafVerifier
 from trusted_infrastructure.identity.files import certificate_expiries
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
@@ -196,13 +197,7 @@ def application(
 
 def parse_batch(body: bytes) -> Batch:
     """The batch in a request's body. Raises InvalidField `invalid_document` naming the field."""
-    try:
-        batch = msgspec.json.decode(body, type=Batch)
-    except msgspec.ValidationError as error:
-        reason, _separator, path = str(error).partition(" - at `$")
-        raise InvalidField(path.rstrip("`").lstrip(".") or "body", reason, "invalid_document") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField("body", f"is not JSON: {error}") from None
+    batch = decode_json(body, Batch, invalid_code="invalid_document")
     if len(batch.documents) > DOCUMENTS_LIMIT:
         raise InvalidField("documents", f"more than {DOCUMENTS_LIMIT} documents", "invalid_document")
     if not 0 <= batch.security_generation <= GENERATION_LIMIT:

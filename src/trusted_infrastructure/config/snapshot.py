@@ -145,7 +145,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         published = msgspec.json.decode(data, type=PublishedSnapshot)
         whole = sealed_digest(published) == published.digest
         snapshot = Snapshot(published) if whole else None
-    except (msgspec.DecodeError, Refusal, UnicodeDecodeError):
+    except (msgspec.DecodeError, Refusal, UnicodeDecodeError, RecursionError):
         snapshot = None
     if snapshot is None:
         raise _unavailable("the published configuration is not whole, or of another release")

@@ -46,8 +46,7 @@ from trusted_infrastructure.wrapping import KEY_BYTES, parse
 
 Action = Literal["create", "unwrap"]
 
-# What a new attestation mends: the token is old, was judged by an older configuration, or its key is not
-# known.
+# What a new attestation mends: the token is old, or was judged by an older configuration, or by another key.
 ATTEST_AGAIN = frozenset({"token_security_generation", "token_expired", "token_invalid"})
 # What says that this host is to have no keys at all: its tokens and session keys go at once.
 DENIALS = frozenset({"host_denied"})
@@ -89,8 +88,8 @@ _Check = Callable[[KeyAnswer, Session], bytes]
 class Attested(Protocol):
     """What `Keys` needs of the agent, at the moment of a request."""
 
-    def key_provider_services(self) -> Sequence[Service]:
-        """Registered key provider services that chain to the anchor. Raises Unavailable."""
+    def key_provider_services(self, provider: str) -> Sequence[Service]:
+        """Registered services for `provider` that chain to the anchor. Raises Unavailable."""
 
     def session(self, group: str) -> Session:
         """The valid token for a group. Raises Refusal `not_attested`."""
@@ -172,7 +171,7 @@ class Keys:
         """From the first service that answers. A decision ends the search; a fault of a service does not."""
         faults: list[Refusal] = []
         for service in sorted(
-            self._attested.key_provider_services(), key=lambda one: one.id != self._preferred
+            self._attested.key_provider_services(provider), key=lambda one: one.id != self._preferred
         ):
             session = self._attested.session(service.group)
             body = encode(request(session.sealing_key.public_bytes()))
@@ -195,8 +194,8 @@ class Keys:
             raise faults[-1]
         raise Unavailable(
             "configuration_unavailable",
-            "no key provider service is registered on this host",
-            "register the services of the Trust Authority on the trusted cluster",
+            f"no key provider service for {provider!r} is registered on this host",
+            "register the services of the Trust Authority, and the provider, on the trusted cluster",
         )
 
     async def _ask(

@@ -9,7 +9,6 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,21 +69,6 @@ def check_anchored(registered: RegisteredService, anchor: str) -> None:
     if not any(_vouched_for(certificate, anchors) for certificate in named):
         subjects = ", ".join(certificate.subject.rfc4514_string() for certificate in named) or "none"
         raise _not_anchored(registered, f"its CA ({subjects}) is not this host's anchor, nor issued by it")
-
-
-def services(
-    registered: Mapping[str, RegisteredService], anchor: str
-) -> tuple[list[Service], dict[str, Refusal]]:
-    """The services that may be used, by id, and why each of the others may not."""
-    usable: list[Service] = []
-    refused: dict[str, Refusal] = {}
-    for identifier, content in sorted(registered.items()):
-        try:
-            check_anchored(content, anchor)
-            usable.append(Service(identifier, content.address, content.group))
-        except Refusal as refusal:
-            refused[identifier] = refusal
-    return usable, refused
 
 
 def _vouched_for(certificate: x509.Certificate, anchors: list[x509.Certificate]) -> bool:

@@ -19,7 +19,7 @@ refusal by every service is FAILED with the service's reason.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +32,7 @@ from trusted_infrastructure.tokens import PrivateKey, TokenClaims
 State = Literal["ATTESTED", "FAILED", "EXPIRED", "UNREACHABLE"]
 _WITHOUT_TOKEN: tuple[State, ...] = ("FAILED", "EXPIRED", "UNREACHABLE")
 _PASSING_STATUSES = frozenset({408, 425, 429})
+_LOCAL_FAULTS = frozenset({"anchor_missing", "event_log_missing", "internal_error", "state_unwritable"})
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,21 @@ class Attestations:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
-    def register(self, services: Collection[tuple[str, str]], now: int) -> None:
-        """What is registered: (id, address). Other services are forgotten, and with them their tokens."""
-        for gone in self._entries.keys() - {service for service, _address in services}:
-            del self._entries[gone]
-        for service, address in services:
-            self._entries.setdefault(service, _Entry(address, now)).address = address
+    def register(self, services: Mapping[str, str], now: int) -> None:
+        """What is registered: id -> address. Other services are forgotten, and with them their tokens; so is
+        the token of a service whose address changed."""
+        known = self._entries
+        self._entries = {
+            service: known[service]
+            if service in known and known[service].address == address
+            else _Entry(address, now)
+            for service, address in services.items()
+        }
+
+    def settle(self, now: int) -> None:
+        """Drop tokens, and their session keys, that have ended."""
+        for entry in self._entries.values():
+            entry.settle(now)
 
     def attested(self, session: Session, now: int) -> None:
         """A service gave a token. One that is no longer registered is not heard."""
@@ -125,7 +135,7 @@ class Attestations:
         if entry is not None:
             if is_decision(refusal):
                 entry.session = entry.ended = None
-            entry.refused = is_decision(refusal) or refusal.code.startswith("tpm_")
+            entry.refused = is_decision(refusal) or _is_local(refusal)
             entry.reason, entry.message = refusal.code, refusal.message
             entry.settle(now)
 
@@ -136,9 +146,15 @@ class Attestations:
 
     def session(self, group: str, now: int) -> Session | None:
         """The token for the key provider services of `group` that ends last, or None."""
+        return _latest(session for session in self._valid(now) if session.claims.aud == group)
+
+    def latest(self, now: int) -> Session | None:
+        """The token that ends last, of any group, or None."""
+        return _latest(self._valid(now))
+
+    def _valid(self, now: int) -> list[Session]:
         held = [entry.session for entry in self._entries.values() if entry.session is not None]
-        usable = [session for session in held if session.valid(now) and session.claims.aud == group]
-        return max(usable, key=lambda session: session.claims.exp, default=None)
+        return [session for session in held if session.valid(now)]
 
     def services(self, now: int) -> list[AttestationStatus]:
         """The state with each service, by id."""
@@ -163,6 +179,15 @@ class Attestations:
 def is_decision(refusal: Refusal) -> bool:
     """Whether a service decided against this host; false for what may be gone at the next attempt."""
     return refusal.status < 500 and refusal.status not in _PASSING_STATUSES
+
+
+def _latest(sessions: Iterable[Session]) -> Session | None:
+    return max(sessions, key=lambda session: session.claims.exp, default=None)
+
+
+def _is_local(refusal: Refusal) -> bool:
+    """Whether this host, and not a service, is why there is no token."""
+    return refusal.code in _LOCAL_FAULTS or refusal.code.startswith("tpm_")
 
 
 def _status(service: str, entry: _Entry, now: int) -> AttestationStatus:

@@ -88,7 +88,7 @@ def ensure_authority(wanted: EnsureAuthority, now: int, *, check: bool = False) 
             "expires": None,
             "renewal_due": False,
         }
-    # The certificate is written last: a run that is killed in between leaves a key by which nothing was signed,
+    # The certificate is written last: a run killed in between leaves a key by which nothing was signed yet,
     # and the next run goes on with it; the other way round would leave a CA that looks offline.
     left = key_path.read_bytes() if key_path.exists() and wanted.certificate is None else None
     key_pem, pem = _brought(wanted) or create_authority(

@@ -75,7 +75,10 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Authorization:
-    """A request that passed every step. wrapped: set for unwrapping."""
+    """A request that passed every step.
+
+    wrapped: set for unwrapping. max_age: seconds for which a primary key serves that no server confirms.
+    """
 
     claims: TokenClaims
     proof_jti: str
@@ -83,6 +86,7 @@ class Authorization:
     object_label: str
     hpke_public_key: bytes
     wrapped: wrapping.WrappedKey | None
+    max_age: int
 
 
 def enabled_cluster(snapshot: Snapshot) -> TrustAuthorityCluster:
@@ -139,12 +143,19 @@ def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, no
     _check_target(claims, message.hpke_public_key, cluster.hpke_suite)
     # 10
     if isinstance(message, CreateKeyRequest):
-        return Authorization(
-            claims, proof_jti, provider, message.object_label, message.hpke_public_key, wrapped=None
-        )
-    wrapped = _wrapped(message.wrapped_key, request.provider, provider, claims)
-    label = wrapped.header.object_label
-    return Authorization(claims, proof_jti, provider, label, message.hpke_public_key, wrapped)
+        label, wrapped = message.object_label, None
+    else:
+        wrapped = _wrapped(message.wrapped_key, request.provider, provider, claims)
+        label = wrapped.header.object_label
+    return Authorization(
+        claims,
+        proof_jti,
+        provider,
+        label,
+        message.hpke_public_key,
+        wrapped,
+        cluster.key_cache_max_age,
+    )
 
 
 def _check_generation(claims: TokenClaims, knowledge: Knowledge, grace: int, now: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What this side shows key servers: client keys, certificates and requests, and their sealing to hosts. SYSTEM K2.
+"""What this side shows key servers: client keys, certificates, requests; their sealing to hosts. SYSTEM K2.
 
 Pure but for randomness. A client key is made on one Trust Authority host and leaves it only sealed to the
 configuration keys of the hosts that the manager names; the certificate or request travels in the clear.
@@ -90,7 +90,9 @@ def seal_for(secret: bytes, hosts: Mapping[str, SealTo], purpose: str) -> Sealed
     """The secret, sealed for each host. Raises InvalidField naming the host's field."""
     suites = {target.suite for target in hosts.values()}
     if len(suites) != 1:
-        raise InvalidField("hosts", f"have configuration keys of different suites: {', '.join(sorted(suites))}")
+        raise InvalidField(
+            "hosts", f"have configuration keys of different suites: {', '.join(sorted(suites))}"
+        )
     suite = suites.pop()
     for host, target in hosts.items():
         sealing.check_public_key(suite, target.public_key, f"hosts.{host}.public_key")
@@ -102,9 +104,7 @@ def seal_for(secret: bytes, hosts: Mapping[str, SealTo], purpose: str) -> Sealed
 
 def open_for(sealed: Sealed, host: str, key: SealingKey, purpose: str) -> bytes:
     """This host's part of a sealed field. Raises Refusal `sealed_value_invalid`."""
-    return sealing.open_secret(
-        SealedSecret(sealed.suite, sealed.digest, sealed.sealed), host, key, purpose
-    )
+    return sealing.open_secret(SealedSecret(sealed.suite, sealed.digest, sealed.sealed), host, key, purpose)
 
 
 def reseal(
@@ -128,7 +128,8 @@ def reseal(
         again = seal_for(open_for(sealed, host, key, purpose), hosts, purpose)
         if again.suite != sealed.suite:
             raise InvalidField(
-                "hosts", f"have configuration keys of suite {again.suite}; {field} is sealed with {sealed.suite}"
+                "hosts",
+                f"have configuration keys of suite {again.suite}; {field} is sealed with {sealed.suite}",
             )
         answer[field] = msgspec.structs.replace(again, digest=sealed.digest)
     return answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a provider's document, with its secrets sealed to this host, to what its key servers are asked with."""
+"""From a provider's document, with secrets sealed to this host, to what its key servers are asked with."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The routes for trusted hosts: make a key, open a key, and the keys that answers are signed with. PROTOCOL 5.
+"""The routes for trusted hosts: make a key, open a key, and the keys that sign answers. PROTOCOL 5.
 
 A request passes, in order: the transport's limits, `authorization`, the rate limit, the primary key, and the
 audit log. Each decision, for or against, is one record that is on disk before the answer leaves.
@@ -23,7 +23,6 @@ from trusted_infrastructure.key_provider.authorization import (
     Knowledge,
     authenticate,
     authorize,
-    enabled_cluster,
 )
 from trusted_infrastructure.key_provider.host_state import HostState
 from trusted_infrastructure.key_provider.rate_limit import RateLimit
@@ -97,8 +96,12 @@ class KeyRoutes:
             return await loop.run_in_executor(
                 self._threads, self._release, key_request, authorization, course
             )
-        except Refusal as refusal:
-            record = self._decision(course, refusal.code, {"reason": refusal.message})
+        except Exception as error:
+            # Whatever it is, it is a refusal: one that we did not expect has a record too, without its text.
+            code, reason = "internal_error", type(error).__name__
+            if isinstance(error, Refusal):
+                code, reason = error.code, error.message
+            record = self._decision(course, code, {"reason": reason})
             await loop.run_in_executor(self._threads, self._audit.append, record)
             raise
 
@@ -134,8 +137,7 @@ class KeyRoutes:
 
     def _release(self, key_request: KeyRequest, authorization: Authorization, course: _Course) -> Response:
         """In a thread: it may wait for a key server, and waits for the disk."""
-        max_age = enabled_cluster(self._state.snapshot_for_thread()).key_cache_max_age
-        primary_key = self._state.primary_keys.obtain(course.provider, max_age)
+        primary_key = self._state.primary_keys.obtain(course.provider, authorization.max_age)
         if primary_key.key_id != authorization.provider.master_key_id:
             raise Refusal(
                 "primary_key_unavailable",
@@ -147,9 +149,7 @@ class KeyRoutes:
             released = make_key(course.provider, authorization, primary_key.material)
         else:
             released = open_key(authorization.wrapped, primary_key.material)
-        key_answer = answer(
-            released, authorization, key_request.body, self._service_id, self._response_key
-        )
+        key_answer = answer(released, authorization, key_request.body, self._service_id, self._response_key)
         self._audit.append(self._decision(course, "ok", _described(released, authorization)))
         return _json(key_answer)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import structlog
 
+from trusted_infrastructure.manager.assertions import renew
 from trusted_infrastructure.manager.context import Manager
+from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.manager.vapi.errors import VapiError
 
 log = structlog.get_logger("trusted_infrastructure.manager")
 
@@ -15,5 +18,11 @@ async def maintain(manager: Manager) -> None:
     try:
         manager.sessions.forget_expired()
         manager.tasks.forget_finished()
+        if manager.principal is not None:
+            with manager.database.transaction() as connection:
+                clusters = all_clusters(connection)
+            await renew(manager, clusters)
+    except VapiError as error:
+        log.warning("maintenance_incomplete", reason=error.reason, text=error.text)
     except Exception as error:
         log.error("maintenance_failed", type=type(error).__name__)

@@ -80,6 +80,8 @@ class Replication:
 
         The caller holds `lock(cluster)` when the changes depend on what was desired before. Raises
         ResourceInaccessible that names each host that failed; the changes are kept then."""
+        if not changes:
+            return
         with self._database.transaction() as connection:
             write(connection, cluster, changes)
         await self.remediate(cluster)

@@ -48,9 +48,8 @@ MAXIMUM_SIGNATURE_CHECKS = 32  # bounds the work that look-alike intermediates c
 @dataclass(frozen=True)
 class CertificateAuthority:
     """A CA entry. name: document id. anchor: the pinned certificate. intermediates: further ones of the
-    entry.
-    eku_exception: this vendor's EK certificates have no extended key usage. revocation_lists: CRLs by the
-    anchor or an intermediate."""
+    entry. eku_exception: this vendor's EK certificates have no extended key usage. revocation_lists: CRLs by
+    the anchor or an intermediate."""
 
     name: str
     anchor: Certificate

@@ -85,7 +85,7 @@ def answer_of(response: httpx.Response, peer: str) -> Any:
     """
     try:
         answer = msgspec.json.decode(response.content)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer = None
     if response.is_success and answer is not None:
         return answer

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 
 log = structlog.get_logger("trusted_infrastructure.transport")
 
@@ -51,6 +51,8 @@ def refusal_of(error: Exception, scope: Scope) -> Refusal:
         return Refusal(code, f"{scope['method']} {scope['path']}: {error.detail}", status=error.status_code)
     if isinstance(error, TimeoutError):
         return Unavailable("time_limit_exceeded", "the request took too long and was given up", "try again")
+    if isinstance(error, RecursionError):
+        return InvalidField("body", "is nested too deeply")
     incident = secrets.token_hex(6)
     log.error(
         "fault",

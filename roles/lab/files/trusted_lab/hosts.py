@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -99,6 +100,14 @@ def plan_addresses(
     return addresses
 
 
+def mac_address(address: str) -> str:
+    """A locally administered hardware address for an IPv4 address.
+
+    Podman would choose another one at each start, and whoever remembers the last one finds nobody for a minute.
+    """
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x4C, *ipaddress.IPv4Address(address).packed))
+
+
 def create_host(podman: Podman, settings: Settings, host: LabHost, address: str, ssh: SshIdentity) -> None:
     """Make the container and give it its identity; it is not started."""
     name = settings.container(host.name)
@@ -124,6 +133,7 @@ def create_host(podman: Podman, settings: Settings, host: LabHost, address: str,
     podman.create([
         *(f"--label={key}={value}" for key, value in labels.items()),
         "--name", name, "--hostname", host.name, "--network", settings.name, "--ip", address,
+        "--mac-address", mac_address(address),
         # /etc/hosts is an ordinary file of the host, for a role to manage.
         "--no-hosts",
         "--systemd=always", "--stop-timeout", "20", f"--cap-add={_CAPABILITIES}",

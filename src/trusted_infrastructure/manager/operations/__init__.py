@@ -3,9 +3,23 @@
 
 from __future__ import annotations
 
-from trusted_infrastructure.manager.operations import session, tasks, vcenter
+from trusted_infrastructure.manager.operations import (
+    session,
+    tasks,
+    trust_authority_clusters,
+    trust_cluster_hosts,
+    trust_clusters,
+    vcenter,
+)
 from trusted_infrastructure.manager.vapi.operation import Table
 
-MODULES = (session, tasks, vcenter)
+MODULES = (
+    session,
+    tasks,
+    vcenter,
+    trust_authority_clusters,
+    trust_clusters,
+    trust_cluster_hosts,
+)
 
 TABLE: Table = tuple(operation for module in MODULES for operation in module.OPERATIONS)

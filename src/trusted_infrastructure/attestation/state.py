@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What this Attestation Service learns itself: clock histories of TPMs, and the last result of each host.
+
+Not configuration, and not replicated: each Trust Authority host judges by its own history. SQLite in the
+state directory; a history is durable before a token is signed, a result soon after.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from trusted_infrastructure.attestation.clock_history import ClockRecord, check_clock
+from trusted_infrastructure.refusal import Unavailable
+from trusted_infrastructure.tpm.quote import ClockInfo
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS clock_history (
+    ek_digest TEXT PRIMARY KEY, host TEXT NOT NULL, reset_count INTEGER NOT NULL,
+    restart_count INTEGER NOT NULL, clock INTEGER NOT NULL, safe INTEGER NOT NULL,
+    firmware_version TEXT NOT NULL, seen INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (
+    principal TEXT NOT NULL, host TEXT NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL,
+    last INTEGER NOT NULL, until INTEGER, reason TEXT NOT NULL, message TEXT NOT NULL,
+    base_image TEXT, ek_digest TEXT, address TEXT NOT NULL, PRIMARY KEY (principal, host)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+class HostResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The last result of one host. Times: Unix seconds.
+
+    since: when this state and reason began; last: the last attempt; until: when the token ends (ATTESTED
+    only; a reader calls the host EXPIRED after it). reason: "" or the reason code; address: where the host
+    called from.
+    """
+
+    principal: str
+    host: str
+    state: Literal["ATTESTED", "FAILED"]
+    since: int
+    last: int
+    until: int | None = None
+    reason: str = ""
+    message: str = ""
+    base_image: str | None = None
+    ek_digest: str | None = None
+    address: str = ""
+
+
+class State:
+    """The open database. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database (0600). Raises Unavailable `state_unavailable`."""
+        self._lock = threading.Lock()
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version > 1:
+                raise _unavailable(f"{path} was written by a later release (schema {version})")
+            self._database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise _unavailable(f"{path} cannot be opened: {error}") from None
+
+    def advance_clock(self, ek_digest: str, host: str, clock: ClockInfo, now: int) -> None:
+        """Compare a TPM's clock with its history and make it the new history, in one transaction; durable.
+
+        Raises Refusal `tpm_cleared`, `clock_unsafe` (nothing is written then), Unavailable
+        `state_unavailable`.
+        """
+        with self._transaction():
+            before = self._clock_record(ek_digest)
+            check_clock(clock, before)
+            same_boot = before is not None and before.boot == (clock.reset_count, clock.restart_count)
+            # Two attestations of one boot may arrive in the other order.
+            latest = max(clock.clock, before.clock) if before is not None and same_boot else clock.clock
+            self._database.execute(
+                "INSERT OR REPLACE INTO clock_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    ek_digest,
+                    host,
+                    clock.reset_count,
+                    clock.restart_count,
+                    latest,
+                    clock.safe,
+                    str(clock.firmware_version),  # 64 bits without a sign; SQLite's integers have one
+                    now,
+                ),
+            )
+
+    def clock_record(self, ek_digest: str) -> ClockRecord | None:
+        """The history of one TPM, None when it was never seen. Raises Unavailable `state_unavailable`."""
+        with self._reading():
+            return self._clock_record(ek_digest)
+
+    def accept(self, ek_digest: str) -> bool:
+        """Forget the history of a TPM: its next attestation begins a new one. For an administrator who
+        cleared it.
+
+        Returns whether there was one. Raises Unavailable `state_unavailable`.
+        """
+        with self._transaction():
+            cursor = self._database.execute("DELETE FROM clock_history WHERE ek_digest = ?", (ek_digest,))
+            return cursor.rowcount > 0
+
+    def record(self, result: HostResult) -> None:
+        """Keep the last result of a host; `since` stays while state and reason do.
+
+        Raises Unavailable `state_unavailable`.
+        """
+        with self._transaction():
+            self._database.execute(
+                "INSERT INTO results VALUES (:principal, :host, :state, :since, :last, :until, :reason, :message,"
+                " :base_image, :ek_digest, :address) ON CONFLICT (principal, host) DO UPDATE SET"
+                " since = iif(state = excluded.state AND reason = excluded.reason, since, excluded.since),"
+                " state = excluded.state, last = excluded.last, until = excluded.until, reason = excluded.reason,"
+                " message = excluded.message, base_image = excluded.base_image, ek_digest = excluded.ek_digest,"
+                " address = excluded.address",
+                msgspec.structs.asdict(result),
+            )
+
+    def results(self) -> list[HostResult]:
+        """The last result of each host, by name. Raises Unavailable `state_unavailable`."""
+        with self._reading():
+            rows = self._database.execute("SELECT * FROM results ORDER BY host, principal").fetchall()
+        return [HostResult(**dict(row)) for row in rows]
+
+    def forget(self, principal: str, host: str) -> None:
+        """Remove a host's result, when the host was removed. Raises Unavailable `state_unavailable`."""
+        with self._transaction():
+            self._database.execute("DELETE FROM results WHERE principal = ? AND host = ?", (principal, host))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _clock_record(self, ek_digest: str) -> ClockRecord | None:
+        row = self._database.execute(
+            "SELECT * FROM clock_history WHERE ek_digest = ?", (ek_digest,)
+        ).fetchone()
+        if row is None:
+            return None
+        return ClockRecord(
+            reset_count=row["reset_count"],
+            restart_count=row["restart_count"],
+            clock=row["clock"],
+            safe=bool(row["safe"]),
+            firmware_version=int(row["firmware_version"]),
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise _unavailable(f"the state cannot be read: {error}") from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                self._database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._database.execute("ROLLBACK")
+                    raise
+                self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _unavailable(f"the state cannot be written: {error}") from None
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(
+        "state_unavailable",
+        message,
+        "Check the state directory of the attestation service: its owner, and the space on its disk.",
+    )

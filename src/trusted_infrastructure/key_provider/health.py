@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The service's health: what `GET /kms/manage/v1/status` answers."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgspec
+
+from trusted_infrastructure import identity
+from trusted_infrastructure.config.documents import KeyProvider
+from trusted_infrastructure.config.snapshot import Snapshot
+from trusted_infrastructure.key_provider.client_credentials import certificate_end
+from trusted_infrastructure.key_provider.host_state import HostState
+from trusted_infrastructure.key_provider.primary_keys import Health, Round
+from trusted_infrastructure.refusal import Refusal
+
+WORST_FIRST: tuple[Health, ...] = ("ERROR", "WARNING", "NONE", "OK")
+# Days before a client certificate's end at which it is a warning.
+CLIENT_CERTIFICATE_WARNING = datetime.timedelta(days=30)
+
+
+def service_status(state: HostState) -> dict[str, Any]:
+    """Health and details of the service; of its providers; of their key servers.
+
+    Reads what is known; asks nobody. {health, details, service_id, security_generation, identity_expires,
+    providers: {name: {health, details, servers: [...]}}}.
+    """
+    details: list[str] = []
+    healths: list[Health] = []
+    expires, problem = _identity_end(state)
+    if problem:
+        details.append(problem)
+        healths.append("ERROR")
+    providers: dict[str, dict[str, Any]] = {}
+    generation = None
+    try:
+        snapshot = state.snapshot()
+        generation = snapshot.security_generation
+        peer_details = _peer_problems(state, snapshot)
+        details += peer_details
+        healths += ["WARNING"] * len(peer_details)
+        providers = _providers(state, snapshot)
+    except Refusal as refusal:
+        details.append(str(refusal))
+        healths.append("ERROR")
+    for name, provider in providers.items():
+        healths.append(provider["health"])
+        if provider["health"] in ("ERROR", "WARNING"):
+            details.append(f"provider {name!r}: {provider['health']}")
+    return {
+        "health": next((health for health in WORST_FIRST if health in healths), "OK"),
+        "details": details,
+        "service_id": state.service_id,
+        "security_generation": generation,
+        "identity_expires": expires,
+        "providers": providers,
+    }
+
+
+def _providers(state: HostState, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    rounds = state.primary_keys.health()
+    now = datetime.datetime.fromtimestamp(state.clock(), datetime.UTC)
+    return {
+        name: _provider(document, rounds.get(name), now)
+        for name, document in snapshot.documents("key_provider", KeyProvider).items()
+    }
+
+
+def _provider(document: KeyProvider, last: Round | None, now: datetime.datetime) -> dict[str, Any]:
+    if last is None:
+        servers = [
+            {
+                "name": server.name,
+                "health": "NONE",
+                "details": ["not asked yet"],
+                "client_trust_server": False,
+                "server_trust_client": False,
+            }
+            for server in document.servers
+        ]
+        return {"health": "NONE", "details": ["its key servers were not asked yet"], "servers": servers}
+    health, details = last.health, list(last.details)
+    warning = _client_certificate_warning(document, now)
+    if warning:
+        details.append(warning)
+        health = "WARNING" if health == "OK" else health
+    return {"health": health, "details": details, "servers": [msgspec.to_builtins(s) for s in last.servers]}
+
+
+def _client_certificate_warning(document: KeyProvider, now: datetime.datetime) -> str:
+    if document.client_certificate is None:
+        return ""
+    try:
+        end = certificate_end(document.client_certificate)
+    except Refusal as refusal:
+        return str(refusal)
+    if now + CLIENT_CERTIFICATE_WARNING < end:
+        return ""
+    return f"certificate_expired: the client certificate for the key servers ends at {end:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _peer_problems(state: HostState, snapshot: Snapshot) -> list[str]:
+    peers, problems = state.peers(snapshot)
+    known = state.attestation_keys.problems
+    return problems + [f"peer {peer.host!r}: {known[peer.host]}" for peer in peers if peer.host in known]
+
+
+def _identity_end(state: HostState) -> tuple[str | None, str]:
+    """When this service's identity ends (RFC 3339), and what is wrong with it."""
+    try:
+        leaf = identity.load_certificates(state.identity_files.certificate.read_bytes())[0]
+    except OSError as error:
+        return None, f"{state.identity_files.certificate}: {error.strerror}"
+    except Refusal as refusal:
+        return None, str(refusal)
+    end = leaf.not_valid_after_utc
+    text = f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    if state.clock() >= end.timestamp():
+        return text, f"certificate_expired: the service's identity certificate expired at {text}"
+    return text, ""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Certificates and keys as the API takes them: PEM, or base64 of DER. Pure; errors name the field."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from trusted_infrastructure.manager.vapi.structure import FieldError
+
+CHAIN_LIMIT = 16
+TEXT_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True)
+class ReadCertificate:
+    """A certificate, and its PEM form."""
+
+    x509: x509.Certificate
+
+    @property
+    def pem(self) -> str:
+        """PEM with a final newline."""
+        return self.x509.public_bytes(Encoding.PEM).decode()
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return self.x509.subject.rfc4514_string() or f"serial {self.x509.serial_number:x}"
+
+
+def read_certificate(field: str, text: str) -> ReadCertificate:
+    """One certificate. Raises FieldError."""
+    if len(text) > TEXT_LIMIT:
+        raise FieldError(field, f"is larger than {TEXT_LIMIT} characters")
+    try:
+        if "-----BEGIN" in text:
+            found = x509.load_pem_x509_certificates(text.encode())
+        else:
+            found = [x509.load_der_x509_certificate(base64.b64decode("".join(text.split()), validate=True))]
+    except (ValueError, binascii.Error, UnsupportedAlgorithm):
+        raise FieldError(field, "is not a certificate (PEM, or base64 of DER)") from None
+    if len(found) != 1:
+        raise FieldError(field, f"must be one certificate, has {len(found)}")
+    return ReadCertificate(found[0])
+
+
+def read_chain(field: str, texts: Sequence[str]) -> list[ReadCertificate]:
+    """A list of certificates. Raises FieldError."""
+    if not 1 <= len(texts) <= CHAIN_LIMIT:
+        raise FieldError(field, f"must have 1 to {CHAIN_LIMIT} certificates, has {len(texts)}")
+    return [read_certificate(f"{field}[{position}]", text) for position, text in enumerate(texts)]
+
+
+def check_root_first(field: str, chain: Sequence[ReadCertificate]) -> None:
+    """Each certificate after the first is issued by the one before. Raises FieldError."""
+    for position in range(1, len(chain)):
+        issuer, certificate = chain[position - 1], chain[position]
+        if not issued_by(certificate.x509, issuer.x509):
+            raise FieldError(
+                f"{field}[{position}]",
+                f"{certificate.label} is not issued by the certificate before it ({issuer.label}); "
+                "the chain goes from the root to the leaf",
+            )
+
+
+def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether names and signature fit."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # cryptography raises several kinds for what is only "no"
+        return False
+    return True
+
+
+def read_public_key(field: str, text: str) -> str:
+    """A public key as normal PEM SubjectPublicKeyInfo. RSA from 2048 bits or P-256, P-384. FieldError."""
+    try:
+        key = load_pem_public_key(text[:TEXT_LIMIT].encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise FieldError(field, "is not a public key in PEM") from None
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < 2048:
+            raise FieldError(field, f"is an RSA key of {key.key_size} bits; at least 2048 are needed")
+    elif not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
+        key.curve, ec.SECP256R1 | ec.SECP384R1
+    ):
+        raise FieldError(field, "must be an RSA key, or an EC key on P-256 or P-384")
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def read_private_key(field: str, text: str) -> PrivateKeyTypes:
+    """An unencrypted private key in PEM. Raises FieldError, which never quotes it."""
+    try:
+        return load_pem_private_key(text[:TEXT_LIMIT].encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise FieldError(field, "is not an unencrypted private key in PEM") from None
+
+
+def public_pem(certificate: x509.Certificate) -> str:
+    """The public key of a certificate, PEM SubjectPublicKeyInfo."""
+    return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the Molecule scenarios one after the other on a lab of their own, and remove it, whatever happened.
+
+    tools/run python tools/scenarios.py LAB [SCENARIO ...]
+
+The lab's name reaches the scenarios as the environment variable LAB. Each scenario starts from the state that
+`trusted` converges to, so that one runs first; when it fails, the others mean nothing and are not run.
+`default` owns making and removing the lab and is none itself. Ends with a line of how many passed and failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from collection_tree import ROOT
+
+FIRST = "trusted"
+OWNER = "default"
+
+
+def scenario_names() -> list[str]:
+    """All scenarios: `trusted`, then the others by name."""
+    found = {path.parent.name for path in (ROOT / "extensions" / "molecule").glob("*/molecule.yml")} - {OWNER}
+    return sorted(found, key=lambda name: (name != FIRST, name))
+
+
+def run(lab: str, *command: str) -> int:
+    """Run a command with LAB in its environment and without standard input. Returns the exit code."""
+    environment = {**os.environ, "LAB": lab}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+def destroy(lab: str) -> int:
+    """Remove the lab, and fail where containers or networks of its name are left."""
+    status = run(lab, "ansible-playbook", "trusted.infrastructure.lab_destroy", "-e", f"lab_name={lab}")
+    run(lab, "molecule", "reset", "--all")
+    left = []
+    for listing in (["ps", "--all", "--format", "{{.Names}}"], ["network", "ls", "--format", "{{.Name}}"]):
+        done = subprocess.run(["podman", *listing], capture_output=True, text=True, check=True)
+        left += [name for name in done.stdout.split() if name == lab or name.startswith(f"{lab}-")]
+    if left:
+        print(f"left after the lab was removed: {', '.join(left)}", flush=True)
+    return status or int(bool(left))
+
+
+def run_scenarios(lab: str, names: list[str]) -> dict[str, tuple[str, float]]:
+    """Run the scenarios. Returns, for each, 'passed', 'failed' or 'not run', and its seconds."""
+    results: dict[str, tuple[str, float]] = {}
+    for name in names:
+        if results.get(FIRST, ("passed", 0.0))[0] == "failed":
+            results[name] = ("not run", 0.0)
+            continue
+        print(f"\n=== scenario {name}", flush=True)
+        started = time.monotonic()
+        # The lab stays for the next scenario; it is removed at the end, by the same playbook that users call.
+        status = run(lab, "molecule", "test", "--destroy", "never", "--scenario-name", name)
+        results[name] = ("failed" if status else "passed", time.monotonic() - started)
+        print(f"--- scenario {name}: {results[name][0]}, {results[name][1]:.1f} s", flush=True)
+    return results
+
+
+def stop(_signal: int, _frame: object) -> None:
+    """Leave by the way that removes the lab."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python tools/scenarios.py LAB [SCENARIO ...]")
+    lab, names = sys.argv[1], sys.argv[2:] or scenario_names()
+    unknown = set(names) - set(scenario_names())
+    if unknown:
+        raise SystemExit(f"no such scenario: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, stop)
+    results: dict[str, tuple[str, float]] = {}
+    removed = 1
+    try:
+        # What a run that was killed may have left behind.
+        if (ROOT / "build" / "labs" / lab).exists():
+            destroy(lab)
+        results = run_scenarios(lab, names)
+    finally:
+        removed = destroy(lab)
+    print()
+    for name, (result, seconds) in results.items():
+        print(f"{name:<16} {result:<8} {seconds:>8.1f} s")
+    passed = sum(result == "passed" for result, _seconds in results.values())
+    print(f"{passed} passed, {len(results) - passed + int(removed != 0)} failed")
+    return int(passed < len(results) or removed != 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
