@@ -166,6 +166,19 @@ _KEMS: Mapping[str, _Kem] = MappingProxyType(
 SUITES: Mapping[str, hpke.Suite] = MappingProxyType({name: kem.suite for name, kem in _KEMS.items()})
 
 
+# A configured suite is a minimum: a key of a lower level is not sealed to.
+_LEVELS = {"P256": 0, "X25519": 0, "MLKEM768_X25519": 1, "MLKEM1024_P384": 2}
+
+
+def meets_minimum(suite: str, minimum: str) -> bool:
+    """Whether `suite` is at least as strong as `minimum`: classical, then ML-KEM-768, then ML-KEM-1024.
+
+    Raises InvalidField for an unknown suite.
+    """
+    _kem_of(suite), _kem_of(minimum)
+    return _LEVELS[suite] >= _LEVELS[minimum]
+
+
 def check_public_key(suite: str, public_key: bytes, field: str = "hpke_public_key") -> None:
     """Check that `public_key` is a key of `suite`. Raises InvalidField naming the suite or `field`."""
     _load_public(suite, public_key, field)

@@ -60,7 +60,7 @@ def check_clock(clock: ClockInfo, before: ClockRecord | None) -> None:
     if clock.firmware_version < before.firmware_version:
         raise Refusal(
             "tpm_cleared",
-            f"the TPM's firmware version fell from {before.firmware_version:#x} to {clock.firmware_version:#x}",
+            f"the TPM's firmware fell from {before.firmware_version:#x} to {clock.firmware_version:#x}",
             _REMEDY,
         )
     if boot != before.boot:

@@ -35,6 +35,16 @@ CREATE TABLE IF NOT EXISTS results (
 PRAGMA user_version = 1;
 """
 
+_RECORD_RESULT = """
+INSERT INTO results VALUES (
+    :principal, :host, :state, :since, :last, :until, :reason, :message, :base_image, :ek_digest, :address
+) ON CONFLICT (principal, host) DO UPDATE SET
+    since = iif(state = excluded.state AND reason = excluded.reason, since, excluded.since),
+    state = excluded.state, last = excluded.last, until = excluded.until, reason = excluded.reason,
+    message = excluded.message, base_image = excluded.base_image, ek_digest = excluded.ek_digest,
+    address = excluded.address
+"""
+
 
 class HostResult(msgspec.Struct, frozen=True, kw_only=True):
     """The last result of one host. Times: Unix seconds.
@@ -124,12 +134,7 @@ class State:
         """
         with self._transaction():
             self._database.execute(
-                "INSERT INTO results VALUES (:principal, :host, :state, :since, :last, :until, :reason, :message,"
-                " :base_image, :ek_digest, :address) ON CONFLICT (principal, host) DO UPDATE SET"
-                " since = iif(state = excluded.state AND reason = excluded.reason, since, excluded.since),"
-                " state = excluded.state, last = excluded.last, until = excluded.until, reason = excluded.reason,"
-                " message = excluded.message, base_image = excluded.base_image, ek_digest = excluded.ek_digest,"
-                " address = excluded.address",
+                _RECORD_RESULT,
                 msgspec.structs.asdict(result),
             )
 

@@ -14,7 +14,7 @@ the protocol (docs/protocol.md, "Attestation").
   3.1.7 the scope has base images: they say what to quote
 
 `verify` (3.4), for evidence whose challenge was opened, and used up, before:
-  3.4.0 the challenge's request is admitted again, by the configuration of now
+  3.4.0 the challenge's request is identified and admitted again, by the configuration of now (the caller does)
   3.4.1 magic, type, exact length
   3.4.2 signature by the attestation key's own scheme
   3.4.3 qualifying data: this challenge, request, secret, event log, claims and session keys
@@ -183,23 +183,23 @@ def check_denied(snapshot: Snapshot, assertion: AssertionClaims) -> None:
             )
 
 
-def verify(state: ChallengeState, evidence: Evidence, configuration: Configuration, now: int) -> Appraisal:
-    """Steps 3.4.0 to 3.4.8 but for 3.4.7. state: of the challenge, already used up.
+def verify(state: ChallengeState, evidence: Evidence, host: AdmittedHost, minimum_suite: str) -> Appraisal:
+    """Steps 3.4.1 to 3.4.8 but for 3.4.7.
 
-    Raises Refusal with the codes of `identify`, `admit`, `quote_*`, `event_log_*`, `base_image_mismatch`,
-    InvalidField.
+    state: of the challenge, already used up. host: of the challenge's request, admitted again (3.4.0).
+    minimum_suite: name from `sealing.SUITES`.
+    Raises Refusal `quote_*`, `event_log_*`, `base_image_mismatch`, InvalidField.
     """
-    # 3.4.0 Trust that was withdrawn since the challenge is not given.
-    host = admit(*identify(state.request, configuration, now), configuration, now)
-    check_session_keys(evidence, configuration.cluster.hpke_suite)
+    check_session_keys(evidence, minimum_suite)
     attested = quote.parse_quote(evidence.quote)  # 3.4.1
     quote.verify_signature(host.ak, evidence.quote, quote.parse_signature(evidence.signature))  # 3.4.2
     quote.check_qualifying_data(attested, expected_qualifying_data(state, evidence))  # 3.4.3
     quote.check_qualified_name(attested, keys.endorsement_hierarchy_names(host.ek, host.ak))  # 3.4.4
     quote.check_selection(attested, state.bank, state.pcrs)  # 3.4.5
     log = parse_event_log(evidence.event_log)
-    values = _values(evidence, log, state.bank, state.pcrs)
-    _check_pcr_digest(attested, host.ak, state.pcrs, values, bool(_claims(evidence).pcr_values))  # 3.4.6
+    claimed = _claims(evidence).pcr_values
+    values = _values(claimed, log, state.bank, state.pcrs)
+    _check_pcr_digest(attested, host.ak, state.pcrs, values, bool(claimed))  # 3.4.6
     image = base_images.appraise(host.images, state.bank, values, log)  # 3.4.8
     return Appraisal(host, image, attested.clock)
 
@@ -211,8 +211,8 @@ def check_session_keys(evidence: Evidence, minimum_suite: str) -> None:
     """
     public_key_from_jwk(evidence.proof_key.x, evidence.proof_key.y)
     sealing.check_public_key(evidence.hpke_suite, evidence.hpke_public_key)
-    # Without this, an agent of an older release would keep the cluster on a suite without post-quantum leg.
-    if minimum_suite.startswith("MLKEM") and not evidence.hpke_suite.startswith("MLKEM"):
+    # Without this, an agent of an older release would keep the cluster on a suite that is too weak.
+    if not sealing.meets_minimum(evidence.hpke_suite, minimum_suite):
         raise InvalidField("hpke_suite", f"{evidence.hpke_suite} is below the configured {minimum_suite}")
 
 
@@ -242,9 +242,10 @@ def _claims(evidence: Evidence) -> EvidenceClaims:
         raise InvalidField("claims", str(error)) from None
 
 
-def _values(evidence: Evidence, log: EventLog, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:
+def _values(
+    claimed: Mapping[str, str], log: EventLog, bank: str, pcrs: Sequence[int]
+) -> dict[int, bytes]:
     """PCR values to judge: what the agent claims for a PCR, else what the log leads to."""
-    claimed = _claims(evidence).pcr_values
     size = HASHES_BY_NAME[bank].size
     replayed = replay(log, bank)
     values = {}

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from trusted_infrastructure.base_images import BANKS, DEFAULT_PCRS, REQUIRED_PCRS, capture
@@ -69,8 +68,8 @@ def base_image(
     if bank is None:
         raise Refusal(
             "event_log_replay",
-            f"no bank of {', '.join(BANKS)} is both active in the TPM ({', '.join(active)}) and in the event log "
-            f"({', '.join(log.banks)})",
+            f"no bank of {', '.join(BANKS)} is both active in the TPM ({', '.join(active)}) and in the event "
+            f"log ({', '.join(log.banks)})",
             "activate the SHA-256 bank in the firmware setup",
             status=409,
         )

@@ -56,7 +56,7 @@ class Tpm(Protocol):
 
 
 class TpmWorker:
-    """Runs visits in order. visit: opens the TPM. waiting: how many may wait or run. time: seconds for each."""
+    """Runs visits in order. visit: opens the TPM. waiting: how many at most. time: seconds for each."""
 
     def __init__(
         self,

@@ -8,9 +8,10 @@ runs in the background, well within the five minutes of PROTOCOL 5, and when the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from trusted_infrastructure.key_provider.primary_keys import (
     HeldKey,
@@ -46,11 +47,22 @@ class ProviderConfiguration:
     problem: Refusal | None = None
 
 
-PoolFactory = Callable[[ProviderConfiguration], list[KeyServerPool]]
+class KeySource(Protocol):
+    """One key server of one provider: `kmip.pool.KeyServerPool`."""
+
+    @property
+    def server(self) -> KeyServer: ...
+
+    def primary_key(self, key_id: str) -> PrimaryKey: ...
+
+    def close(self) -> None: ...
+
+
+PoolFactory = Callable[[ProviderConfiguration], Sequence[KeySource]]
 Alarm = Callable[[str, Refusal], None]
 
 
-def open_pools(configuration: ProviderConfiguration) -> list[KeyServerPool]:
+def open_pools(configuration: ProviderConfiguration) -> Sequence[KeySource]:
     """A pool for each key server of a provider. Raises Refusal when certificates or keys cannot be used."""
     if configuration.credentials is None:
         raise Unavailable(
@@ -205,7 +217,7 @@ class _Provider:
     def __init__(self, configuration: ProviderConfiguration, held: HeldKey | None) -> None:
         self.configuration = configuration
         self.held = held
-        self.pools: list[KeyServerPool] | None = None
+        self.pools: Sequence[KeySource] | None = None
         self.round: Round | None = None
         self.checked = 0.0
         self.checking = threading.Lock()
@@ -225,7 +237,7 @@ class _Provider:
             pool.close()
 
 
-def _answer(pool: KeyServerPool, key_id: str) -> ServerAnswer:
+def _answer(pool: KeySource, key_id: str) -> ServerAnswer:
     try:
         return ServerAnswer(pool.server.name, key=pool.primary_key(key_id))
     except Refusal as refusal:

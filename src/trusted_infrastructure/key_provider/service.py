@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from trusted_infrastructure.key_provider import management, public
 from trusted_infrastructure.key_provider.attestation_keys import SIDE, AttestationKeys, Fetch
 from trusted_infrastructure.key_provider.host_state import HostState, IdentityFiles, Intervals
 from trusted_infrastructure.key_provider.management import ManagementRoutes
-from trusted_infrastructure.key_provider.providers import PrimaryKeys
+from trusted_infrastructure.key_provider.providers import PoolFactory, PrimaryKeys, open_pools
 from trusted_infrastructure.key_provider.public import KeyRoutes
 from trusted_infrastructure.key_provider.rate_limit import RateLimit
 from trusted_infrastructure.key_provider.release import ResponseKey
@@ -89,21 +89,29 @@ class Parts:
     audit: AuditLog
 
 
-def build(settings: Settings, fetch: Fetch) -> Parts:
-    """Put the service together. fetch: reads a peer's key set. Raises Refusal when state cannot be used."""
-    audit = AuditLog(settings.state_directory / "audit.log", settings.service_id, int(time.time()))
+def build(
+    settings: Settings,
+    fetch: Fetch,
+    clock: Callable[[], float] = time.time,
+    pools: PoolFactory = open_pools,
+) -> Parts:
+    """Put the service together.
+
+    fetch: reads a peer's key set. clock: Unix seconds. pools: opens a provider's key servers.
+    Raises Refusal when state cannot be used.
+    """
+    audit = AuditLog(settings.state_directory / "audit.log", settings.service_id, int(clock()))
 
     def alarm(provider: str, refusal: Refusal) -> None:
         log.error("primary_key_alarm", provider=provider, code=refusal.code, reason=refusal.message)
-        detail = {"provider": provider, "reason": refusal.message}
         audit.append(
             Decision(
-                time=int(time.time()),
+                time=int(clock()),
                 service=settings.service_id,
                 host="",
                 address="",
                 code=refusal.code,
-                detail=dict(detail),
+                detail={"provider": provider, "reason": refusal.message},
             )
         )
 
@@ -117,8 +125,9 @@ def build(settings: Settings, fetch: Fetch) -> Parts:
         ),
         generations=SecurityGenerations(settings.state_directory / "security-generations.json"),
         sealing_key=load_or_make(settings.state_directory / "sealing-key.json", settings.sealing_suite),
-        primary_keys=PrimaryKeys(alarm, time.monotonic),
+        primary_keys=PrimaryKeys(alarm, time.monotonic, pools),
         identity_files=IdentityFiles(settings.identity_certificate, settings.identity_key),
+        clock=clock,
         intervals=Intervals(peers=settings.peer_interval, servers=settings.state_check_interval),
     )
     routes = KeyRoutes(
@@ -128,13 +137,13 @@ def build(settings: Settings, fetch: Fetch) -> Parts:
         RateLimit(settings.requests_per_second, settings.burst, time.monotonic),
         public_url(settings),
         settings.service_id,
-        time.time,
+        clock,
     )
     return Parts(
         public=Application(routes.routes(), body_limit=public.BODY_LIMIT),
         management=Application(
             ManagementRoutes(state, audit).routes(),
-            authenticate_client=LeafVerifier(settings.side_ca, SIDE, {"manager"}, time.time),
+            authenticate_client=LeafVerifier(settings.side_ca, SIDE, {"manager"}, clock),
             body_limit=management.BODY_LIMIT,
         ),
         state=state,

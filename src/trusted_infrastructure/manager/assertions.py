@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Host assertions: the workload manager vouches for its hosts (PROTOCOL 3.0). Which are due is decided here.
 
-A host has one assertion while its cluster uses an Attestation Service: for the Trust Authority Cluster's group,
-with the scope and EK digest that were recorded when it was added. It is made again at half life, or when one of
-these, the issuer or the signing certificate changes.
+A host has one assertion while its cluster uses an Attestation Service: for the Trust Authority Cluster's
+group, with the scope and EK digest that were recorded when it was added. It is made again at half life, or
+when one of these, the issuer or the signing certificate changes.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def certificate_thumbprint(principal: Principal) -> str:
 
 
 async def renew(manager: Manager, clusters: Sequence[Cluster]) -> None:
-    """Makes and sends the assertions that are due. Raises ResourceInaccessible when hosts did not take them."""
+    """Makes and sends the assertions that are due. Raises ResourceInaccessible naming hosts."""
     for cluster in clusters:
         async with manager.replication.lock(cluster):
             with manager.database.transaction() as connection:

@@ -7,11 +7,11 @@ from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.replication import Comparison
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, message
 
+Verdict = tuple[Health, list[LocalizableMessage]]
 
-def document_health(
-    comparison: Comparison, kind: str, identifier: str
-) -> tuple[Health, list[LocalizableMessage]]:
-    """OK: every host has the desired document. ERROR: a host has not, or could not be asked. NONE: no hosts."""
+
+def document_health(comparison: Comparison, kind: str, identifier: str) -> Verdict:
+    """OK: every host has the desired document. ERROR: one has not, or was not reached. NONE: no hosts."""
     if not comparison.hosts:
         text = "The cluster has no hosts; the configuration waits for the first."
         return "NONE", [message(text, "no_hosts")]

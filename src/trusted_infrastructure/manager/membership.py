@@ -73,7 +73,7 @@ async def change(context: Context, ek_digest: str | None, scope: str | None) -> 
 async def leave(manager: Manager, cluster: Cluster, host: Host) -> NodeError | None:
     """Takes the configuration off a host and removes it from its cluster.
 
-    A host that does not answer is removed all the same; the returned error says that it still has what it had.
+    A host that does not answer is removed all the same; the returned error says that it keeps what it had.
     Raises ResourceInaccessible naming other hosts that did not take the change."""
     async with manager.replication.lock(cluster):
         missed = await strip(manager, host)

@@ -132,15 +132,14 @@ async def first_resealed(
     failures = []
     for donor in donors:
         try:
-            return await ask(
-                nodes, donor.name, "POST", provider_path(name, "reseal"), Resealed, {"hosts": keys}
-            )
+            path = provider_path(name, "reseal")
+            return await ask(nodes, donor.name, "POST", path, Resealed, {"hosts": keys})
         except NodeError as error:
             failures.append(error)
     reasons = "; ".join(str(failure) for failure in failures) or "no host of the cluster has them"
     raise ResourceInaccessible(
-        f"The secrets of the key provider {name!r} could not be sealed for {', '.join(keys)}: {reasons}. Set its "
-        "client certificate and credential again if no host can.",
+        f"The secrets of the key provider {name!r} could not be sealed for {', '.join(keys)}: {reasons}. Set "
+        "its client certificate and credential again if no host can.",
         name,
         reason="reseal_failed",
         details=[failure.message() for failure in failures],

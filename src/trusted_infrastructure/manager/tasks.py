@@ -118,7 +118,7 @@ class Tasks:
                     status="RUNNING",
                     start_time=self._clock(),
                     completed=0,
-                    progress=encode(message("The task has started.", "progress")),
+                    progress=encode(message(new.description, "progress")),
                 )
             )
         handle = asyncio.get_running_loop().create_task(self._run(task, work))
@@ -142,7 +142,6 @@ class Tasks:
             task,
             status="SUCCEEDED",
             completed=TOTAL,
-            progress=encode(message("The task has finished.", "progress")),
             result=None if result is None else encode(result),
             end_time=self._clock(),
         )

@@ -38,8 +38,8 @@ EK_DIGEST = re.compile(r"^[0-9a-f]{64}$")
 class CreateSpec(Structure, frozen=True):
     """A host. name: its inventory name; hostname, port: where its services answer (default: name, 443).
 
-    ek_digest: SHA-256 (hex) of its endorsement key's public area, and scope, are what this manager vouches for:
-    trusted hosts have both, Trust Authority hosts have neither.
+    ek_digest: SHA-256 (hex) of its endorsement key's public area, and scope, are what this manager vouches
+    for: trusted hosts have both, Trust Authority hosts have neither.
     """
 
     name: str

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The TLS front of the key server.
+
+- TLS 1.2 or later; a client certificate is required, and must be, or chain to, one in the clients' folder.
+  The folder is read again when it changes: a new client needs no restart.
+- The common name of the certificate is who the client is. It is its group, too, so that a policy can let a
+  client read one key and no other.
+- Logs go to standard error, never below INFO: at DEBUG, PyKMIP logs key bytes.
+- SIGTERM ends the server within two seconds, between two requests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmip.core import exceptions
+from kmip.core import policy as operation_policy
+from kmip.services.server.server import KmipServer
+from kmip.services.server.session import KmipSession
+
+from .engine import Engine
+
+HANDSHAKE_TIMEOUT = 10
+IDLE_TIMEOUT = 900
+ACCEPT_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings file. clients: folder of PEM files; policies: JSON file of PyKMIP operation policies."""
+
+    address: str
+    port: int
+    certificate: str
+    key: str
+    clients: str
+    database: str
+    policies: str
+    administrators: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """Read the file. Raises SystemExit with a sentence."""
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "administrators": tuple(content.get("administrators", ()))})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise SystemExit(f"{path}: {error}") from None
+
+
+class Session(KmipSession):
+    """One client's connection. An idle one stays open; a dead or broken one ends quietly."""
+
+    def authenticate(self, certificate: Any, request: Any) -> tuple[str, list[str | None]]:
+        name, _groups = super().authenticate(certificate, request)
+        return name, [name, None]
+
+    def _receive_bytes(self, message_size: int) -> bytes:
+        self._connection.settimeout(IDLE_TIMEOUT)
+        try:
+            received: bytes = super()._receive_bytes(message_size)
+        except OSError:
+            raise exceptions.ConnectionClosed() from None
+        return received
+
+
+class Server(KmipServer):
+    """PyKMIP's server on our settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context: ssl.SSLContext | None = None
+        self._clients_seen: object = None
+        super().__init__(
+            hostname=settings.address,
+            port=settings.port,
+            certificate_path=settings.certificate,
+            key_path=settings.key,
+            auth_suite="TLS1.2",
+            config_path=None,
+            enable_tls_client_auth=True,
+            logging_level="INFO",
+            database_path=settings.database,
+        )
+
+    def _setup_logging(self, _path: str) -> None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+        self._logger.addHandler(handler)
+        self._logger.setLevel(logging.INFO)
+
+    def start(self) -> None:
+        """Open the database and listen. Policies are read once: the role restarts the server for new ones."""
+        policies = dict(operation_policy.policies)
+        policies |= operation_policy.read_policy_from_file(self._settings.policies)
+        os.close(os.open(self._settings.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._engine = Engine(policies, self._settings.database, list(self._settings.administrators))
+        listener = socket.create_server((self._settings.address, self._settings.port), backlog=64)
+        listener.settimeout(ACCEPT_INTERVAL)
+        self._socket = listener
+        self._is_serving = True
+        self._logger.info("listening on %s port %s", *listener.getsockname()[:2])
+
+    def stop(self) -> None:
+        """Stop between two requests: whoever has the engine's lock finishes what it does."""
+        self._socket.close()
+        with self._engine._lock:
+            self._logger.info("stopped")
+
+    def _setup_connection_handler(self, connection: socket.socket, address: tuple[str, int]) -> None:
+        connection.settimeout(HANDSHAKE_TIMEOUT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            secured = self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            self._logger.warning("no connection with %s: %s", address[0], error)
+            connection.close()
+            return
+        self._session_id += 1
+        session = Session(self._engine, secured, address, name=f"{self._session_id:08}")
+        session.daemon = True
+        session.start()
+
+    def _tls(self) -> ssl.SSLContext:
+        """The TLS context, made anew when the clients' folder changed."""
+        files = sorted(Path(self._settings.clients).glob("*.pem"))
+        seen = [(path.name, path.stat().st_mtime_ns) for path in files]
+        if self._context is None or seen != self._clients_seen:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.options |= ssl.OP_NO_TICKET
+            context.load_cert_chain(self._settings.certificate, self._settings.key)
+            for path in files:
+                context.load_verify_locations(path)
+            self._context, self._clients_seen = context, seen
+        return self._context
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    with Server(settings) as server:
+        server.serve()

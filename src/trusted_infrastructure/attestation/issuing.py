@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a request to its answer: the order of effects around the verifier's rules. PROTOCOL 3, 7.
+
+Challenge: identify -> rate limit -> admit -> make the credential -> answer.
+Evidence: open the challenge -> use it up -> verify -> advance the clock's history -> sign the token -> audit
+record on disk -> note the result -> answer.
+
+Rules
+- A refusal leaves one audit record, and nothing else but the host's result FAILED (and a challenge that is
+  used up).
+- A result is only noted for a host that a principal vouches for: nobody else can make a host look failed.
+- No token leaves without its audit record being on disk.
+- Any exception is a refusal: what nobody thought of ends as `verification_failed`, with the exception's type
+  in the log and nothing of its text, which might hold what the caller sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from trusted_infrastructure.attestation import challenges, verifier
+from trusted_infrastructure.attestation.challenges import ChallengeEnvelope, UsedChallenges
+from trusted_infrastructure.attestation.state import HostResult, State
+from trusted_infrastructure.attestation.token_keys import TokenKeys
+from trusted_infrastructure.attestation.verifier import Appraisal, Configuration
+from trusted_infrastructure.audit import AuditLog, Decision, Detail
+from trusted_infrastructure.messages import (
+    PURPOSE_TOKEN,
+    AttestationResult,
+    Challenge,
+    Evidence,
+    decode,
+)
+from trusted_infrastructure.rate_limit import RateLimit
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.tokens import AssertionClaims, Confirmation, SealingTarget, TokenClaims
+from trusted_infrastructure.tpm.credential import make_credential
+
+log = structlog.get_logger("trusted_infrastructure.attestation")
+
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Attempt:
+    """How far a request came. assertion: set once a principal vouched for the host."""
+
+    address: str
+    operation: str
+    assertion: AssertionClaims | None = None
+
+
+class Issuer:
+    """Answers challenge requests and evidence. Thread-safe; blocks for the disk."""
+
+    def __init__(
+        self,
+        service_id: str,
+        envelope: ChallengeEnvelope,
+        used: UsedChallenges,
+        state: State,
+        audit: AuditLog,
+        token_keys: TokenKeys,
+        limit: RateLimit,
+        clock: Callable[[], float],
+    ) -> None:
+        """clock: Unix seconds."""
+        self._service_id = service_id
+        self._envelope = envelope
+        self._used = used
+        self._state = state
+        self._audit = audit
+        self._token_keys = token_keys
+        self._limit = limit
+        self._clock = clock
+
+    def challenge(self, body: bytes, address: str, configuration: Configuration) -> Challenge:
+        """Answer a challenge request. body: its exact bytes. Raises Refusal."""
+        attempt = Attempt(address, "challenge")
+        return self._decided(attempt, lambda: self._challenge(body, attempt, configuration))
+
+    def evidence(self, body: bytes, address: str, configuration: Configuration) -> AttestationResult:
+        """Answer evidence with a token. Raises Refusal."""
+        attempt = Attempt(address, "evidence")
+        return self._decided(attempt, lambda: self._evidence(body, attempt, configuration))
+
+    def _challenge(self, body: bytes, attempt: Attempt, configuration: Configuration) -> Challenge:
+        now = int(self._clock())
+        request, attempt.assertion = verifier.identify(body, configuration, now)
+        self._limit.take(attempt.assertion.ek_digest)
+        host = verifier.admit(request, attempt.assertion, configuration, now)
+        state = challenges.new_state(body, PURPOSE_TOKEN, self._service_id, host.bank, host.pcrs, now)
+        credential_blob, encrypted_secret = make_credential(host.ek, host.ak.name, state.secret)
+        return Challenge(
+            challenge=self._envelope.close(state),
+            challenge_id=state.identifier,
+            nonce=state.nonce,
+            credential_blob=credential_blob,
+            encrypted_secret=encrypted_secret,
+            bank=state.bank,
+            pcrs=list(state.pcrs),
+            service_id=state.service_id,
+            expires=state.expires,
+        )
+
+    def _evidence(self, body: bytes, attempt: Attempt, configuration: Configuration) -> AttestationResult:
+        now = int(self._clock())
+        evidence = decode(body, Evidence)
+        state = self._envelope.open(evidence.challenge, self._service_id, PURPOSE_TOKEN, now)
+        self._used.use(state, now)
+        # 3.4.0: trust that was withdrawn since the challenge is not given.
+        request, attempt.assertion = verifier.identify(state.request, configuration, now)
+        host = verifier.admit(request, attempt.assertion, configuration, now)
+        appraisal = verifier.verify(state, evidence, host, configuration.cluster.hpke_suite)
+        # 3.4.7, in the transaction that makes this clock the history.
+        self._state.advance_clock(attempt.assertion.ek_digest, attempt.assertion.sub, appraisal.clock, now)
+        claims = self._claims(appraisal, evidence, configuration, now)
+        token = self._token_keys.sign(claims, now)
+        self._audit.append(self._decision(attempt, "ok", now, _described(claims)))
+        self._note(_attested(claims, attempt.address, now))
+        return AttestationResult(
+            token=token,
+            expires=claims.exp,
+            base_image=claims.base_image,
+            security_generation=claims.security_generation,
+        )
+
+    def _claims(
+        self, appraisal: Appraisal, evidence: Evidence, configuration: Configuration, now: int
+    ) -> TokenClaims:
+        assertion, cluster = appraisal.host.assertion, configuration.cluster
+        return TokenClaims(
+            iss=self._service_id,
+            aud=cluster.group,
+            sub=assertion.sub,
+            scope=assertion.scope,
+            principal=assertion.iss,
+            ek_digest=assertion.ek_digest,
+            base_image=appraisal.image.image_version,
+            userspace=appraisal.image.userspace,
+            security_generation=configuration.snapshot.security_generation,
+            reset_count=appraisal.clock.reset_count,
+            restart_count=appraisal.clock.restart_count,
+            iat=now,
+            nbf=now,
+            # What the manager vouches for until then, no token may say beyond it.
+            exp=min(now + cluster.token_lifetime, assertion.exp),
+            jti=secrets.token_urlsafe(16),
+            cnf=Confirmation(evidence.proof_key.thumbprint()),
+            hpke=SealingTarget(evidence.hpke_suite, hashlib.sha256(evidence.hpke_public_key).hexdigest()),
+        )
+
+    def _decided(self, attempt: Attempt, decide: Callable[[], Answer]) -> Answer:
+        """The answer of `decide`; or its refusal, recorded, whatever it raised."""
+        try:
+            return decide()
+        except Refusal as refusal:
+            decision = refusal
+        except Exception as error:  # the boundary: PROTOCOL 3.4, "any exception is a refusal"
+            log.error("verification_failed", type=type(error).__name__, operation=attempt.operation)
+            decision = Refusal(
+                "verification_failed",
+                "the request could not be judged",
+                "Look into the journal of the attestation service and report what it says.",
+            )
+        self._refused(attempt, decision)
+        raise decision
+
+    def _refused(self, attempt: Attempt, refusal: Refusal) -> None:
+        now = int(self._clock())
+        if refusal.code == "audit_unavailable":
+            return
+        self._audit.append(self._decision(attempt, refusal.code, now, {"reason": refusal.message}))
+        # What this service could not do, or would not do so often, says nothing about the host.
+        if attempt.assertion is not None and refusal.status not in (429, 503):
+            self._note(_failed(attempt.assertion, refusal, attempt.address, now))
+
+    def _note(self, result: HostResult) -> None:
+        """Keep a result for the status. The decision stands and is recorded even if this fails."""
+        try:
+            self._state.record(result)
+        except Refusal as refusal:
+            log.error("result_not_kept", host=result.host, reason=refusal.message)
+
+    def _decision(self, attempt: Attempt, code: str, now: int, detail: dict[str, Detail]) -> Decision:
+        assertion = attempt.assertion
+        known: dict[str, Detail] = {"operation": attempt.operation}
+        if assertion is not None:
+            known |= {
+                "principal": assertion.iss,
+                "scope": assertion.scope,
+                "ek_digest": assertion.ek_digest,
+            }
+        return Decision(
+            time=now,
+            service=self._service_id,
+            host=assertion.sub if assertion is not None else "",
+            address=attempt.address,
+            code=code,
+            detail=known | detail,
+        )
+
+
+def _described(claims: TokenClaims) -> dict[str, Detail]:
+    return {
+        "base_image": claims.base_image,
+        "userspace": claims.userspace,
+        "security_generation": claims.security_generation,
+        "reset_count": claims.reset_count,
+        "token": claims.jti,
+        "until": claims.exp,
+    }
+
+
+def _attested(claims: TokenClaims, address: str, now: int) -> HostResult:
+    return HostResult(
+        principal=claims.principal,
+        host=claims.sub,
+        state="ATTESTED",
+        since=now,
+        last=now,
+        until=claims.exp,
+        base_image=claims.base_image,
+        ek_digest=claims.ek_digest,
+        address=address,
+    )
+
+
+def _failed(assertion: AssertionClaims, refusal: Refusal, address: str, now: int) -> HostResult:
+    return HostResult(
+        principal=assertion.iss,
+        host=assertion.sub,
+        state="FAILED",
+        since=now,
+        last=now,
+        reason=refusal.code,
+        message=refusal.message,
+        ek_digest=assertion.ek_digest,
+        address=address,
+    )

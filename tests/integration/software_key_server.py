@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's key server on a loopback port: a real PyKMIP server in a process of its own, to test against.
+
+Its folder holds the database; a server that is stopped and started again keeps port and keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+FILES = Path(__file__).parents[2] / "roles" / "key_server" / "files"
+READ = ("LOCATE", "GET", "GET_ATTRIBUTES", "GET_ATTRIBUTE_LIST")
+ALL = (*READ, "ADD_ATTRIBUTE", "ACTIVATE", "REVOKE", "DESTROY")
+
+
+class SoftwareKeyServer:
+    """Context manager: a running key server. administrator: common name of its own certificate."""
+
+    def __init__(self, folder: Path, name: str, address: str = "127.0.0.1") -> None:
+        self.folder = folder
+        self.name = name
+        self.address = address
+        self.port = _free_port(address)
+        self.clients = folder / "clients"
+        self.clients.mkdir(parents=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.command(
+            "certificate",
+            {
+                "certificate": str(folder / "server.pem"),
+                "key": str(folder / "server.key"),
+                "name": name,
+                "addresses": [address],
+            },
+        )
+        self.certificate = (folder / "server.pem").read_text()
+        self.trust(name, self.certificate)
+        self.allow({})
+
+    def allow(self, readers: dict[str, list[str]]) -> None:
+        """Write the policies. readers: policy name -> common names that may read its keys."""
+        policies = {
+            name: {
+                "groups": {reader: {"SYMMETRIC_KEY": dict.fromkeys(READ, "ALLOW_ALL")} for reader in names},
+                "preset": {"SYMMETRIC_KEY": dict.fromkeys(ALL, "ALLOW_OWNER")},
+            }
+            for name, names in readers.items()
+        }
+        (self.folder / "policies.json").write_text(json.dumps(policies))
+
+    def trust(self, name: str, certificate: str) -> None:
+        """Let a client connect."""
+        (self.clients / f"{name}.pem").write_text(certificate)
+
+    def __enter__(self) -> SoftwareKeyServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and wait until it listens."""
+        settings = self.folder / "settings.json"
+        settings.write_text(
+            json.dumps(
+                {
+                    "address": self.address,
+                    "port": self.port,
+                    "certificate": str(self.folder / "server.pem"),
+                    "key": str(self.folder / "server.key"),
+                    "clients": str(self.clients),
+                    "database": str(self.folder / "keys.db"),
+                    "policies": str(self.folder / "policies.json"),
+                    "administrators": [self.name],
+                }
+            )
+        )
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "key_server.command", "serve", "--settings", str(settings)],
+                env=_environment(),
+                stderr=log,
+            )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection((self.address, self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise TimeoutError(f"the key server does not listen: {self.log()[-2000:]}")
+
+    def stop(self, how: int = signal.SIGTERM) -> float:
+        """Stop; answers how many seconds it took."""
+        started = time.monotonic()
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=15)
+            self._process = None
+        return time.monotonic() - started
+
+    def log(self) -> str:
+        """What the server wrote to standard error."""
+        return (self.folder / "log").read_text()
+
+    def ensure_keys(self, keys: list[dict[str, str]], first: SoftwareKeyServer | None = None) -> dict[str, Any]:
+        """Run `primary-keys`. first: the server to replicate from."""
+        origin = None
+        if first is not None:
+            (self.folder / "first.pem").write_text(first.certificate)
+            origin = self._endpoint(first.address, first.port, self.folder / "first.pem")
+        here = self._endpoint(self.address, self.port, self.folder / "server.pem")
+        return self.command("primary-keys", {"keys": keys, "here": here, "first": origin})
+
+    def command(self, name: str, wanted: dict[str, Any], *options: str) -> dict[str, Any]:
+        """Run one command of the role. Raises CalledProcessError, whose stderr says why."""
+        done = subprocess.run(
+            [sys.executable, "-m", "key_server.command", *options, name],
+            env=_environment(),
+            input=json.dumps(wanted).encode(),
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def _endpoint(self, host: str, port: int, trusted: Path) -> dict[str, Any]:
+        return {
+            "host": host,
+            "port": port,
+            "trusted": str(trusted),
+            "certificate": str(self.folder / "server.pem"),
+            "key": str(self.folder / "server.key"),
+        }
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(FILES), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
