@@ -15,6 +15,13 @@ VERBOSE ?=
 as_root := $(if $(filter 0,$(shell id -u)),,sudo -E $(if $(filter true,$(CI)),-n))
 run := $(as_root) tools/run
 playbook := $(run) ansible-playbook $(VERBOSE)
+inventory := build/labs/$(LAB)/inventory
+status := $(run) env PYTHONPATH=build/collections python tools/lab_status.py '$(inventory)'
+
+# A lab's name is part of the names of containers, folders and networks.
+ifneq ($(shell grep -cE '^[a-z][a-z0-9-]*$$' <<<'$(LAB)'),1)
+$(error LAB must be a lower-case word of letters, digits and '-', and begin with a letter)
+endif
 
 .PHONY: help
 help: ## Print this list
@@ -23,15 +30,24 @@ help: ## Print this list
 
 .PHONY: lab
 lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
-	@$(playbook) trusted.infrastructure.lab -e lab_name=$(LAB)
+	@$(as_root) mkdir -p '$(inventory)'
+	@$(playbook) -i '$(inventory)' trusted.infrastructure.lab -e 'lab_name=$(LAB)'
+	@$(status) --format table
+	@echo
+	@echo 'The lab is trusted. What to try next:'
+	@echo "  make lab-status FORMAT=json LAB=$(LAB)     the same, for machines"
+	@echo "  tools/run ansible-playbook -i $(inventory) trusted.infrastructure.attest    attest again, as a pipeline would"
+	@echo "  tools/run ansible-playbook -i $(inventory) trusted.infrastructure.drift     what differs from the desired state"
+	@echo "  make lab LAB=other                      a second lab beside this one"
+	@echo "  make lab-destroy LAB=$(LAB)                remove it"
 
 .PHONY: lab-status
 lab-status: bootstrap-lab ## Print each host's state; FORMAT=json for machines
-	@$(run) python tools/lab_status.py --lab $(LAB) --format $(FORMAT)
+	@$(status) --format '$(FORMAT)'
 
 .PHONY: lab-destroy
 lab-destroy: bootstrap-lab ## Remove everything that the lab made
-	@$(playbook) trusted.infrastructure.lab_destroy -e lab_name=$(LAB)
+	@$(playbook) trusted.infrastructure.lab_destroy -e 'lab_name=$(LAB)'
 
 .PHONY: test
 test: bootstrap ## Run every gate and test, the scenarios on a lab of their own

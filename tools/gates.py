@@ -79,7 +79,7 @@ def gates() -> list[Gate]:
     return [
         Gate("ruff", ["ruff", "check", "."]),
         Gate("format", ["ruff", "format", "--check", "."]),
-        Gate("types", ["mypy", "--strict", "src", "tools"], checks="src/**/*.py"),
+        Gate("types", ["mypy", "--strict", "--cache-dir", "build/cache/mypy", "src", "tools"], checks="src/**/*.py"),
         Gate("layers", ["lint-imports", "--cache-dir", "build/cache/imports"], checks="src/**/*.py"),
         Gate("shell", ["shellcheck", "tools/run", ".ci/run", *scripts]),
         *[
@@ -151,7 +151,7 @@ def execute(gate: Gate) -> tuple[int, str]:
         start_new_session=True,
     )
     try:
-        output = pump(process, LOGS / f"{gate.name}.log", gate.name)
+        output = pump(process, LOGS / f"{gate.name.replace(chr(47), chr(45))}.log", gate.name)
         return process.wait(), output
     except BaseException:
         # The gate gets the time to tidy up after itself: the scenarios remove their lab.

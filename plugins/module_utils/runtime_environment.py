@@ -23,6 +23,23 @@ class EnvironmentFailure(Exception):
     """The environment could not be made; the message says which step failed and what it said."""
 
 
+def _unpack(archive: str, folder: str) -> None:
+    """Unpack regular files only, each below the folder: an archive cannot place anything elsewhere.
+
+    tarfile's own filters are younger than the Python of Debian 12.
+    """
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            target = os.path.normpath(os.path.join(folder, member.name))
+            if not target.startswith(folder + os.sep):
+                raise EnvironmentFailure(f"the archive has a path outside of it: {member.name}")
+            content = packed.extractfile(member) if member.isfile() else None
+            if content is not None:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb") as stream:
+                    shutil.copyfileobj(content, stream)
+
+
 class Environment:
     """One environment below `directory`, named by the digest of its lock; the link `venv` says which is used."""
 
@@ -47,8 +64,7 @@ class Environment:
         if not os.path.exists(os.path.join(self.path, COMPLETE)):
             shutil.rmtree(self.path, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix="wheelhouse-") as folder:
-                with tarfile.open(archive) as packed:
-                    packed.extractall(folder, filter="data")
+                _unpack(archive, folder)
                 self._make(folder, os.path.join(folder, lock))
         self._use()
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Base images: capture the reference values of a host, and appraise evidence against them. Pure. PROTOCOL
-3.4, 3.6.
+"""Base images: capture the reference values of a host, and appraise evidence against them. Pure.
 
 A base image says, for each PCR that it covers, either the events that extend it, in order, or its final
-value.
+value. PROTOCOL 3.4, 3.6.
 
 Rules of appraisal
 1. An image covers at least REQUIRED_PCRS: what runs before user space does. An image that leaves one of them

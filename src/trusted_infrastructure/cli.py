@@ -48,6 +48,8 @@ AGENT_COMMANDS = {
     "status": ("GET", "/agent/manage/v1/status"),
     "attest": ("POST", "/agent/manage/v1/attest"),
     "key-check": ("POST", "/agent/manage/v1/key-check"),
+    "endorsement-key": ("GET", "/agent/manage/v1/tpm/endorsement-keys"),
+    "base-image": ("GET", "/agent/manage/v1/base-image"),
 }
 
 
@@ -82,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     for group, help_text, names in (
         ("identity", "keys and certificates of this machine (JSON on stdin)", ("ensure", "install")),
         ("authority", "the CA of a side, on its manager (JSON on stdin)", ("ensure", "sign")),
+        ("users", "users of a manager (JSON on stdin)", ("ensure",)),
+        ("principal", "what a workload manager vouches for hosts with (JSON on stdin)", ("ensure",)),
     ):
         group_commands = commands.add_parser(group, help=help_text).add_subparsers(
             required=True, metavar="COMMAND"
@@ -103,7 +107,11 @@ def parser() -> argparse.ArgumentParser:
     for name in AGENT_COMMANDS:
         command = agent.add_parser(name)
         command.add_argument("--socket", type=Path, default=AGENT_SOCKET)
+        command.add_argument("--check", action="store_true", help="these commands never change anything")
         command.set_defaults(command=agent_command, action=name, provider=None)
+        if name == "base-image":
+            command.add_argument("--version", help="of the image; made of the reference values otherwise")
+            command.add_argument("--display-name", help="of the image, for people")
         if name == "key-check":
             command.add_argument("--provider", help="name of the key provider; the default one otherwise")
     return root
@@ -131,7 +139,7 @@ def wants_locked_memory(settings: Path) -> bool:
 
 
 def certificate_command(options: argparse.Namespace) -> None:
-    """`identity` and `authority`: one JSON object in, one out."""
+    """`identity`, `authority`, `users` and `principal`: one JSON object in, one out."""
     from trusted_infrastructure.identity import authority, files
 
     now, check = int(time.time()), options.check
@@ -142,8 +150,24 @@ def certificate_command(options: argparse.Namespace) -> None:
             read_json(authority.EnsureAuthority), now, check=check
         ),
         "authority sign": lambda: authority.sign_requests(read_json(authority.SignRequests), now),
+        "users ensure": lambda: ensure_users(check),
+        "principal ensure": lambda: ensure_principal(now, check),
     }
     write_json(work[options.subject]())
+
+
+def ensure_users(check: bool) -> dict[str, Any]:
+    """`users ensure`: only a manager's environment has what it needs."""
+    from trusted_infrastructure.manager import deployment
+
+    return deployment.ensure_users(read_json(deployment.EnsureUsers), check=check)
+
+
+def ensure_principal(now: int, check: bool) -> dict[str, Any]:
+    """`principal ensure`."""
+    from trusted_infrastructure.manager import deployment
+
+    return deployment.ensure_principal(read_json(deployment.EnsurePrincipal), now, check=check)
 
 
 def hash_password_command(_options: argparse.Namespace) -> None:
@@ -164,12 +188,23 @@ def agent_command(options: argparse.Namespace) -> None:
 
     method, path = AGENT_COMMANDS[options.action]
     body = {"provider": options.provider} if options.action == "key-check" else None
+    query = (
+        {"image_version": options.version, "display_name": options.display_name}
+        if options.action == "base-image"
+        else {}
+    )
     with local_client(options.socket, timeout=AGENT_TIMEOUT) as client:
         try:
-            response = client.request(method, path, json=body)
+            response = client.request(method, path, json=body, params={k: v for k, v in query.items() if v})
         except httpx.HTTPError as error:
             raise unreachable(f"the agent at {options.socket}", error) from None
-    write_json(answer_of(response, "the agent"))
+    answer = answer_of(response, "the agent")
+    write_json(identity_key(answer) if options.action == "endorsement-key" else answer)
+
+
+def identity_key(answer: dict[str, Any]) -> dict[str, Any]:
+    """The one endorsement key that is this host's identity, of all that its TPM has."""
+    return next(key for key in answer["endorsement_keys"] if key["identity"])
 
 
 def read_json(wanted: type[Input]) -> Input:

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from trusted_infrastructure.refusal import InvalidField
+from trusted_infrastructure.decoding import decode_json
 
 VERSION = 1
 ATTESTATION_LABEL = b"trusted.infrastructure/attestation/v1"
@@ -139,13 +139,7 @@ class KeyAnswer(WireMessage, frozen=True):
 
 def decode(data: bytes, message: type[Message]) -> Message:
     """Decode one JSON message. Raises InvalidField (400) that names the field."""
-    try:
-        return msgspec.json.decode(data, type=message)
-    except msgspec.ValidationError as error:
-        reason, _separator, path = str(error).partition(" - at `$")
-        raise InvalidField(path.rstrip("`").lstrip(".") or "body", reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField("body", f"is not JSON: {error}") from None
+    return decode_json(data, message)
 
 
 def encode(message: msgspec.Struct) -> bytes:

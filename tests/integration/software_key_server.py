@@ -89,7 +89,16 @@ class SoftwareKeyServer:
         )
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "key_server.command", "serve", "--settings", str(settings)],
+                [
+                    sys.executable,
+                    "-W",
+                    "ignore",
+                    "-m",
+                    "key_server.command",
+                    "serve",
+                    "--settings",
+                    str(settings),
+                ],
                 env=_environment(),
                 stderr=log,
             )
@@ -115,19 +124,20 @@ class SoftwareKeyServer:
         """What the server wrote to standard error."""
         return (self.folder / "log").read_text()
 
-    def ensure_keys(self, keys: list[dict[str, str]], first: SoftwareKeyServer | None = None) -> dict[str, Any]:
+    def ensure_keys(
+        self, keys: list[dict[str, str]], first: SoftwareKeyServer | None = None
+    ) -> dict[str, Any]:
         """Run `primary-keys`. first: the server to replicate from."""
         origin = None
         if first is not None:
             (self.folder / "first.pem").write_text(first.certificate)
             origin = self._endpoint(first.address, first.port, self.folder / "first.pem")
-        here = self._endpoint(self.address, self.port, self.folder / "server.pem")
-        return self.command("primary-keys", {"keys": keys, "here": here, "first": origin})
+        return self.command("primary-keys", {"keys": keys, "here": self.endpoint(), "first": origin})
 
     def command(self, name: str, wanted: dict[str, Any], *options: str) -> dict[str, Any]:
         """Run one command of the role. Raises CalledProcessError, whose stderr says why."""
         done = subprocess.run(
-            [sys.executable, "-m", "key_server.command", *options, name],
+            [sys.executable, "-W", "ignore", "-m", "key_server.command", *options, name],
             env=_environment(),
             input=json.dumps(wanted).encode(),
             capture_output=True,
@@ -136,6 +146,20 @@ class SoftwareKeyServer:
         )
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+    def run_python(self, script: str, stdin: str) -> None:
+        """Run a script that uses the role's modules."""
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env=_environment(),
+            input=stdin.encode(),
+            check=True,
+            timeout=60,
+        )
+
+    def endpoint(self) -> dict[str, Any]:
+        """This server, with its own certificate as the client's."""
+        return self._endpoint(self.address, self.port, self.folder / "server.pem")
 
     def _endpoint(self, host: str, port: int, trusted: Path) -> dict[str, Any]:
         return {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The role's one program: lab.py survey|packages|image|up|cycle|stop|start|destroy [--check]
 
-Reads the settings as JSON from standard input and prints one JSON object: changed, actions, warnings, seconds.
-What goes wrong is one line on standard error and exit code 1.
+Reads the settings as JSON from standard input and prints one JSON object: changed, actions, warnings,
+seconds. What goes wrong is one line on standard error and exit code 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
             raise LabError("containers with systemd and a network of their own need root: use sudo")
         settings = parse_settings(json.load(sys.stdin))
         print(json.dumps(carry_out(arguments.command, settings, Report(arguments.check))))
-    except LabError as problem:
+    except (LabError, OSError) as problem:
         raise SystemExit(f"lab: {problem}") from problem
 
 

@@ -2,7 +2,10 @@
 """What this Attestation Service learns itself: clock histories of TPMs, and the last result of each host.
 
 Not configuration, and not replicated: each Trust Authority host judges by its own history. SQLite in the
-state directory; a history is durable before a token is signed, a result soon after.
+state directory; a history is durable before a token is signed, a result may be lost with the power.
+
+Within one boot only the clock moves, and it is written once in CLOCK_STEP: a power cut ends the boot anyway,
+and an attestation then costs one sync (the audit log's), not two.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ import msgspec
 from trusted_infrastructure.attestation.clock_history import ClockRecord, check_clock
 from trusted_infrastructure.refusal import Unavailable
 from trusted_infrastructure.tpm.quote import ClockInfo
+
+CLOCK_STEP = 600_000  # ms
+RESULT_KEPT = 90 * 86_400  # a host that does not call any more leaves the list
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS clock_history (
@@ -78,7 +84,6 @@ class State:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version > 1:
                 raise _unavailable(f"{path} was written by a later release (schema {version})")
@@ -95,9 +100,8 @@ class State:
         with self._transaction():
             before = self._clock_record(ek_digest)
             check_clock(clock, before)
-            same_boot = before is not None and before.boot == (clock.reset_count, clock.restart_count)
-            # Two attestations of one boot may arrive in the other order.
-            latest = max(clock.clock, before.clock) if before is not None and same_boot else clock.clock
+            if before is not None and _same_boot(clock, before):
+                return
             self._database.execute(
                 "INSERT OR REPLACE INTO clock_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -105,7 +109,7 @@ class State:
                     host,
                     clock.reset_count,
                     clock.restart_count,
-                    latest,
+                    clock.clock,
                     clock.safe,
                     str(clock.firmware_version),  # 64 bits without a sign; SQLite's integers have one
                     now,
@@ -128,26 +132,22 @@ class State:
             return cursor.rowcount > 0
 
     def record(self, result: HostResult) -> None:
-        """Keep the last result of a host; `since` stays while state and reason do.
+        """Keep the last result of a host; `since` stays while state and reason do. Old ones go.
 
         Raises Unavailable `state_unavailable`.
         """
-        with self._transaction():
+        with self._transaction("NORMAL"):
             self._database.execute(
                 _RECORD_RESULT,
                 msgspec.structs.asdict(result),
             )
+            self._database.execute("DELETE FROM results WHERE last < ?", (result.last - RESULT_KEPT,))
 
     def results(self) -> list[HostResult]:
         """The last result of each host, by name. Raises Unavailable `state_unavailable`."""
         with self._reading():
             rows = self._database.execute("SELECT * FROM results ORDER BY host, principal").fetchall()
         return [HostResult(**dict(row)) for row in rows]
-
-    def forget(self, principal: str, host: str) -> None:
-        """Remove a host's result, when the host was removed. Raises Unavailable `state_unavailable`."""
-        with self._transaction():
-            self._database.execute("DELETE FROM results WHERE principal = ? AND host = ?", (principal, host))
 
     def close(self) -> None:
         """Close the database."""
@@ -176,9 +176,11 @@ class State:
             raise _unavailable(f"the state cannot be read: {error}") from None
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> Iterator[None]:
+        """synchronous: FULL is durable on return, NORMAL with the next sync (SQLite, PRAGMA synchronous)."""
         try:
             with self._lock:
+                self._database.execute(f"PRAGMA synchronous = {synchronous}")
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     yield
@@ -188,6 +190,16 @@ class State:
                 self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise _unavailable(f"the state cannot be written: {error}") from None
+
+
+def _same_boot(clock: ClockInfo, before: ClockRecord) -> bool:
+    """Whether `before` says all that has to be kept of `clock`, which was checked against it."""
+    return (
+        before.boot == (clock.reset_count, clock.restart_count)
+        and before.firmware_version == clock.firmware_version
+        and before.safe == clock.safe
+        and clock.clock < before.clock + CLOCK_STEP
+    )
 
 
 def _unavailable(message: str) -> Unavailable:

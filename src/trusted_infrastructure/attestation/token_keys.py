@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The keys that this host's tokens are signed with: its own, in memory, certified by its identity. PROTOCOL
-1.
+"""The keys that this host's tokens are signed with: its own, in memory, certified by its identity.
 
 A key is made at start and again every ROTATION; the one before stays published for as long as a token that it
 signed may live. A restart forgets it: tokens of before end when key providers read the key set again, and
-their hosts attest anew.
+their hosts attest anew. PROTOCOL 1, 4.
 """
 
 from __future__ import annotations

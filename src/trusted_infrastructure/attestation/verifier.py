@@ -14,7 +14,7 @@ the protocol (docs/protocol.md, "Attestation").
   3.1.7 the scope has base images: they say what to quote
 
 `verify` (3.4), for evidence whose challenge was opened, and used up, before:
-  3.4.0 the challenge's request is identified and admitted again, by the configuration of now (the caller does)
+  3.4.0 the challenge's request is identified and admitted again, by the configuration of now: by the caller
   3.4.1 magic, type, exact length
   3.4.2 signature by the attestation key's own scheme
   3.4.3 qualifying data: this challenge, request, secret, event log, claims and session keys
@@ -48,6 +48,7 @@ from trusted_infrastructure.config.documents import (
     TrustAuthorityCluster,
 )
 from trusted_infrastructure.config.snapshot import Snapshot
+from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.messages import (
     ChallengeRequest,
     Evidence,
@@ -236,15 +237,10 @@ def expected_qualifying_data(state: ChallengeState, evidence: Evidence) -> bytes
 def _claims(evidence: Evidence) -> EvidenceClaims:
     if len(evidence.claims) > MAX_CLAIMS:
         raise InvalidField("claims", f"is {len(evidence.claims)} bytes long: expected at most {MAX_CLAIMS}")
-    try:
-        return msgspec.json.decode(evidence.claims, type=EvidenceClaims)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField("claims", str(error)) from None
+    return decode_json(evidence.claims, EvidenceClaims, whole="claims")
 
 
-def _values(
-    claimed: Mapping[str, str], log: EventLog, bank: str, pcrs: Sequence[int]
-) -> dict[int, bytes]:
+def _values(claimed: Mapping[str, str], log: EventLog, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:
     """PCR values to judge: what the agent claims for a PCR, else what the log leads to."""
     size = HASHES_BY_NAME[bank].size
     replayed = replay(log, bank)

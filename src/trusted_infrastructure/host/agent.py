@@ -293,5 +293,5 @@ def _fault(error: Exception) -> Refusal:
     """A fault of ours, by its type: its text may hold what a status must not show."""
     log.error("fault", type=type(error).__name__, exc_info=False)
     return Unavailable(
-        "internal_error", f"the agent failed with {type(error).__name__}", "see the agent's journal"
+        "agent_fault", f"the agent failed with {type(error).__name__}", "see the agent's journal"
     )

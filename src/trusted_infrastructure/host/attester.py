@@ -32,7 +32,7 @@ from trusted_infrastructure.messages import (
     encode,
     qualifying_data,
 )
-from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.sealing import DEFAULT_SUITE, SealingKey
 from trusted_infrastructure.tokens import TokenClaims, jwk, unverified_kid, verify_token
 from trusted_infrastructure.tpm.quote import pcr_selection
@@ -69,12 +69,12 @@ class Attester:
             )
         )
         challenge = await self.client.post(service, "/attestation/v1/challenge", request, Challenge)
-        _check(challenge, service)
+        selection = _checked_selection(challenge, service)
         proof_key = ec.generate_private_key(ec.SECP256R1())
         sealing_key = SealingKey.generate(self.suite)
         coordinates = jwk(proof_key.public_key())
         public = ProofKey(x=coordinates["x"], y=coordinates["y"])
-        evidence = await self._evidence(challenge, request, identity, public, sealing_key)
+        evidence = await self._evidence(challenge, selection, request, identity, public, sealing_key)
         result = await self.client.post(
             service, "/attestation/v1/evidence", encode(evidence), AttestationResult
         )
@@ -85,13 +85,12 @@ class Attester:
     async def _evidence(
         self,
         challenge: Challenge,
+        selection: bytes,
         request: bytes,
         identity: Identity,
         proof_key: ProofKey,
         sealing_key: SealingKey,
     ) -> Evidence:
-        selection = pcr_selection(challenge.bank, challenge.pcrs)
-
         def qualify(secret: bytes) -> bytes:
             return qualifying_data(
                 purpose=PURPOSE_TOKEN,
@@ -136,13 +135,17 @@ class Attester:
         )
 
 
-def _check(challenge: Challenge, service: Service) -> None:
-    """Refuse a challenge that would weaken the quote."""
+def _checked_selection(challenge: Challenge, service: Service) -> bytes:
+    """TPML_PCR_SELECTION of the challenge. Raises Unavailable for a challenge that would weaken the quote."""
     # The nonce and the id are this host's protection, too: a quote over constant ones could be kept and used.
     if len(challenge.nonce) != NONCE_SIZE or len(challenge.challenge_id) != CHALLENGE_ID_SIZE:
         raise _invalid_challenge(service, "nonce or challenge_id has the wrong length")
     if not challenge.pcrs or sorted(set(challenge.pcrs)) != challenge.pcrs:
         raise _invalid_challenge(service, "pcrs must be ascending PCR numbers, at least one")
+    try:
+        return pcr_selection(challenge.bank, challenge.pcrs)
+    except InvalidField as error:
+        raise _invalid_challenge(service, error.message) from None
 
 
 def _check_binding(claims: TokenClaims, proof_key: ProofKey, sealing_key: SealingKey) -> None:

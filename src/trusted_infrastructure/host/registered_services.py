@@ -45,14 +45,18 @@ def read_anchor(anchors_directory: Path) -> str:
     """PEM of the Trust Authority's CA (two during a rollover). Raises Unavailable `anchor_missing`."""
     path = anchors_directory / "trust_authority_ca.pem"
     try:
-        return path.read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not PEM"
-        raise Unavailable(
-            "anchor_missing",
-            f"cannot read {path}: {reason}",
-            "run site.yml for this host, which places the Trust Authority's CA there",
-        ) from None
+        anchor = path.read_text("ascii")
+        load_certificates(anchor)
+        return anchor
+    except OSError as error:
+        reason = error.strerror
+    except (UnicodeDecodeError, Refusal):
+        reason = "it has no certificate in PEM"
+    raise Unavailable(
+        "anchor_missing",
+        f"cannot read {path}: {reason}",
+        "run site.yml for this host, which places the Trust Authority's CA there",
+    )
 
 
 def check_anchored(registered: RegisteredService, anchor: str) -> None:

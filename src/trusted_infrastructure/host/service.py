@@ -73,7 +73,7 @@ def event_log_path(setting: str) -> Path:
 
 
 def read_event_log(path: Path) -> bytes:
-    """The log, or nothing where it cannot be read: the agent then says so in its status and does not attest."""
+    """The log, or nothing where it cannot be read: the status then says so, and nothing is attested."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAXIMUM_SIZE + 1)

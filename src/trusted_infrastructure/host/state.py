@@ -32,7 +32,7 @@ from trusted_infrastructure.tokens import PrivateKey, TokenClaims
 State = Literal["ATTESTED", "FAILED", "EXPIRED", "UNREACHABLE"]
 _WITHOUT_TOKEN: tuple[State, ...] = ("FAILED", "EXPIRED", "UNREACHABLE")
 _PASSING_STATUSES = frozenset({408, 425, 429})
-_LOCAL_FAULTS = frozenset({"anchor_missing", "event_log_missing", "internal_error", "state_unwritable"})
+_LOCAL_FAULTS = frozenset({"anchor_missing", "event_log_missing", "agent_fault", "state_unwritable"})
 
 
 @dataclass(frozen=True)

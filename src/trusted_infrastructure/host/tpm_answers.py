@@ -97,6 +97,7 @@ def _endorsement_key(key: EndorsementKey, identity: bool) -> dict[str, Any]:
         "type": key.type,
         "identity": identity,
         "public_area": _base64(key.public),
+        "ek_digest": ek_digest(area),
         "name": _base64(tpm2b(key.name)),
         "qualified_name": _base64(tpm2b(key.qualified_name)),
         "public_key": area.subject_public_key_info(),

@@ -39,7 +39,7 @@ KEY_MODE = 0o600
 CERTIFICATE_MODE = 0o644
 SIDE_CA = "side_ca.pem"
 
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z")]
 Side = Literal["trust_authority", "workload"]
 
 

@@ -162,7 +162,7 @@ def _requested_key(csr_pem: str | bytes, expected: LeafNames) -> ec.EllipticCurv
 
 def _alternative_names(uri: str, dns_names: Sequence[str], ips: Sequence[str]) -> x509.SubjectAlternativeName:
     for name in dns_names:
-        if not DNS_NAME.match(name):
+        if not DNS_NAME.fullmatch(name):
             raise InvalidField("dns", f"{name!r} is not a DNS name")
     return x509.SubjectAlternativeName(
         [

@@ -30,8 +30,10 @@ ROLE_USAGES: dict[str, tuple[x509.ObjectIdentifier, ...]] = {
     "server": (_SERVER,),
 }
 ROLES = tuple(ROLE_USAGES)
-HOST = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")
-DNS_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}\.?)+$")
+# Used with fullmatch: "$" would let a line end through.
+HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def role_uri(side: str, role: str, host: str) -> str:
         raise InvalidField("side", f"is {side!r}; expected one of {', '.join(SIDES)}")
     if role not in ROLES:
         raise InvalidField("role", f"is {role!r}; expected one of {', '.join(ROLES)}")
-    if not HOST.match(host):
+    if not HOST.fullmatch(host):
         raise InvalidField("host", f"is {host!r}; expected letters, digits, '.', '_' and '-'")
     return f"urn:trusted-infrastructure:{side}:{role}:{host}"
 

@@ -85,6 +85,7 @@ class HostState:
         self._generations = generations
         self._intervals = intervals or Intervals()
         self._configured = ""
+        self._unchecked: set[str] = set()
         self._key_set: tuple[str, int, int] = ("", 0, 0)
 
     def snapshot(self) -> Snapshot:
@@ -101,6 +102,7 @@ class HostState:
     def knowledge(self, now: int) -> Knowledge:
         """What a decision rests on at this moment. Raises Unavailable `configuration_unavailable`."""
         snapshot = self.snapshot()
+        self._configure(snapshot)
         peers, _problems = self.peers(snapshot)
         known = self.attestation_keys.known(peers, now)
         return Knowledge(snapshot, known.keys, known.issuers, self._generations.superseded)
@@ -145,13 +147,18 @@ class HostState:
         except Refusal as refusal:
             log.warning("configuration_unavailable", reason=refusal.message)
             return
+        self._configure(snapshot)
+        unchecked, self._unchecked = self._unchecked, set()
+        await self._check(sorted(unchecked), snapshot)
+
+    def _configure(self, snapshot: Snapshot) -> None:
+        """Take the providers of a new snapshot, so that no request is answered by an older one."""
         if snapshot.digest == self._configured:
             return
         documents = snapshot.documents("key_provider", KeyProvider)
         wanted = configurations(documents, self.host, self.sealing_key)
-        changed = self.primary_keys.configure(wanted)
+        self._unchecked |= set(self.primary_keys.configure(wanted))
         self._configured = snapshot.digest
-        await self._check(changed, snapshot)
 
     async def watch_key_servers(self) -> None:
         """Endless: ask the key servers of all providers, and read the state of their primary keys."""

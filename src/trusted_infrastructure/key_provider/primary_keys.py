@@ -120,10 +120,12 @@ def agreed_check_value(provider: str, answers: Sequence[ServerAnswer]) -> str:
 
     Other than in a round, one silent server is enough to refuse: this decides what is right from now on.
     """
+    if not answers:
+        raise Unavailable("primary_key_unavailable", f"provider {provider!r} has no key servers")
     for answer in answers:
         if answer.refusal is not None:
             raise answer.refusal
-    values = {answer.check_value for answer in answers}
+    values = {answer.check_value for answer in answers if answer.check_value is not None}
     if len(values) != 1:
         servers = ", ".join(answer.server for answer in answers)
         raise Refusal(
@@ -132,10 +134,7 @@ def agreed_check_value(provider: str, answers: Sequence[ServerAnswer]) -> str:
             "Servers of one provider must replicate keys: repair that, or make one provider for each.",
             status=409,
         )
-    value = values.pop()
-    if value is None:
-        raise Unavailable("primary_key_unavailable", f"provider {provider!r} has no key servers")
-    return value
+    return values.pop()
 
 
 def server_health(answer: ServerAnswer, expected: str | None) -> ServerHealth:

@@ -26,6 +26,9 @@ from trusted_infrastructure.kmip.pool import KeyServerPool, PrimaryKey
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
 MAX_WORKERS = 16
+# A key is good for this long after a server gave it, before it must be looked at again (PROTOCOL 5, seconds).
+# `key_cache_max_age` is for what comes after: it says how long a key serves when no server answers.
+FRESH = 300.0
 # A provider without a usable key is asked again for a request at most this often (seconds).
 RETRY_AFTER = 5.0
 
@@ -115,7 +118,7 @@ class PrimaryKeys:
         """The key in memory, if it may be used at this moment; None says that `obtain` must be asked."""
         provider = self._providers.get(name)
         held = provider.held if provider is not None else None
-        if held is None or self._clock() - held.confirmed > max_age:
+        if held is None or self._clock() - held.confirmed > max(max_age, FRESH):
             return None
         return held.key
 
@@ -130,7 +133,8 @@ class PrimaryKeys:
             key = self.current(name, max_age)
             if key is not None:
                 return key
-            if provider.round is None or self._clock() - provider.checked > RETRY_AFTER:
+            last = provider.round
+            if last is None or last.refusal is None or self._clock() - provider.checked > RETRY_AFTER:
                 self._check(provider, max_age)
             key = self.current(name, max_age)
             if key is not None:

@@ -81,7 +81,7 @@ def client_context(credentials: ClientCredentials, trusted_certificates: Sequenc
 
     trusted_certificates: PEM; CA or leaf. Raises Refusal `certificate_invalid` naming what cannot be used.
     """
-    trusted = "\n".join(pem.strip() for pem in trusted_certificates)
+    trusted = "\n".join(trusted_certificates).strip()
     if not trusted:
         # create_default_context would take the system's CA certificates for an empty list.
         raise Refusal(

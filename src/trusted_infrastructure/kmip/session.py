@@ -94,6 +94,7 @@ class Session:
         self._server = server
         self._connection = connection
         self._proxy = _proxy(_Transport(connection), credentials)
+        self._answered = False
         self.version = version or self._agree_on_version()
         self._proxy.kmip_version = _kmip_version(self.version)
 
@@ -134,14 +135,28 @@ class Session:
 
     def _call(self, operation: Any, payload: Any) -> Any:
         try:
-            return self._proxy.send_request_payload(operation, payload)
+            answer = self._proxy.send_request_payload(operation, payload)
+            self._answered = True
+            return answer
         except exceptions.OperationFailure as failure:
+            self._answered = True
             raise KeyServerRefusal(self._server, failure.reason.name, str(failure)) from None
         except (OSError, EOFError) as error:
-            raise tls_failure(self._server, error, verified=True) from None
+            raise self._broken(tls_failure(self._server, error, verified=True)) from None
         except Exception as error:
             # A library's parser, on a server's bytes: it raises what it likes, and its words may hold them.
             raise self._no_kmip(error) from None
+
+    def _broken(self, failure: KeyServerFailure) -> KeyServerFailure:
+        if self._answered or failure.server_trust_client is not None:
+            return failure
+        # In TLS 1.3 a server judges our certificate after the handshake; a reset may swallow what it says.
+        return KeyServerFailure(
+            self._server,
+            f"{failure.cause}, before its first answer: it may not know the client certificate",
+            "Make the provider's client certificate known to the key server.",
+            client_trust_server=True,
+        )
 
     def _taken_apart(self, take: Callable[[], _Taken]) -> _Taken:
         try:

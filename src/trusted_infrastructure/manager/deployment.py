@@ -40,7 +40,7 @@ class WantedUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class EnsureUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """path: the users file; owner: account that reads it; users: all of them."""
 
-    path: Path
+    path: str
     owner: str
     users: list[WantedUser]
 
@@ -48,20 +48,21 @@ class EnsureUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EnsurePrincipal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """directory: where principal.pem and principal.key are; owner: account that reads them; name: of the manager."""
 
-    directory: Path
+    directory: str
     owner: str
     name: str
 
 
 def ensure_users(wanted: EnsureUsers, *, check: bool) -> dict[str, Any]:
     """Write the users file where it differs. A hash that fits the wanted password is kept, so nothing changes."""
-    current = _read_users(wanted.path)
+    path = Path(wanted.path)
+    current = _read_users(path)
     users = [_user(entry, current.get(entry.name)) for entry in wanted.users]
     if len({user.name for user in users}) != len(users):
         raise InvalidField("users", "two users have the same name")
     changed = list(current.values()) != users
     if changed and not check:
-        _write(wanted.path, msgspec.json.encode(UsersFile(users)), wanted.owner, 0o600)
+        _write(path, msgspec.json.encode(UsersFile(users)), wanted.owner, 0o600)
     return {"changed": changed, "users": [user.name for user in users]}
 
 
@@ -89,7 +90,7 @@ def ensure_principal(wanted: EnsurePrincipal, now: int, *, check: bool) -> dict[
 
     Whoever accepted this manager pinned the certificate, so another one is an administrator's act.
     """
-    certificate, key = wanted.directory / "principal.pem", wanted.directory / "principal.key"
+    certificate, key = Path(wanted.directory, "principal.pem"), Path(wanted.directory, "principal.key")
     if certificate.exists() and key.exists():
         return {"changed": False}
     if not check:

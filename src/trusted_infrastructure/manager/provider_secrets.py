@@ -68,8 +68,8 @@ async def sealing_keys(nodes: Nodes, hosts: Sequence[Host]) -> dict[str, Sealing
     failures = [answer for answer in answers if isinstance(answer, NodeError)]
     if failures:
         raise ResourceInaccessible(
-            "A secret is sealed to every host of the cluster, so each must answer: "
-            + "; ".join(str(failure) for failure in failures),
+            "A secret is sealed to every host of the cluster, so each must answer; "
+            f"{', '.join(failure.host for failure in failures)} did not.",
             ", ".join(failure.host for failure in failures),
             reason="sealing_key_unavailable",
             details=[failure.message() for failure in failures],
@@ -97,7 +97,7 @@ def seal(secret: bytes, keys: Mapping[str, SealingKey], provider: str, field: st
 
 async def reseal_for_missing_hosts(manager: Manager, cluster: Cluster) -> list[Change]:
     """Documents of providers in which hosts of the cluster have no part of a secret, completed by a host
-    that has one. Parts of hosts that left are dropped. The caller holds the cluster's lock and applies the changes.
+    that has one. Parts of hosts that left are dropped. The caller holds the cluster's lock.
 
     Raises ResourceInaccessible when no host can give what is missing."""
     with manager.database.transaction() as connection:

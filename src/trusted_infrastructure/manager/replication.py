@@ -96,8 +96,7 @@ class Replication:
             names = ", ".join(failure.host for failure in failures)
             raise ResourceInaccessible(
                 f"{len(failures)} of {len(hosts)} hosts of {cluster.name!r} did not take the configuration: "
-                f"{'; '.join(str(failure) for failure in failures)}. The desired state is kept; repeat the "
-                "operation or remediate the cluster when the cause is gone.",
+                f"{names}. The desired state is kept; remediate the cluster when the cause is gone.",
                 names,
                 reason="replication_failed",
                 details=[failure.message() for failure in failures],

@@ -65,6 +65,7 @@ class Certificate:
 
     der: bytes
     x509: x509.Certificate
+    serial: int
     subject: str
     issuer: str
     not_before: datetime
@@ -85,9 +86,7 @@ class Certificate:
     @property
     def label(self) -> str:
         """How refusals name it: its subject, or its issuer and serial number where the subject is empty."""
-        return (
-            f"'{self.subject}'" if self.subject else f"serial {self.x509.serial_number:x} of '{self.issuer}'"
-        )
+        return f"'{self.subject}'" if self.subject else f"serial {self.serial:x} of '{self.issuer}'"
 
     @property
     def self_issued(self) -> bool:
@@ -215,6 +214,7 @@ def _read(der: bytes, certificate: x509.Certificate) -> Certificate:
     return Certificate(
         der=der,
         x509=certificate,
+        serial=certificate.serial_number,
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
         not_before=certificate.not_valid_before_utc,

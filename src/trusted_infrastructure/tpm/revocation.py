@@ -45,7 +45,7 @@ class RevocationList:
                 f"EK certificate: the CRL of {name} is out of date since {self.next_update:%Y-%m-%d}",
                 "import the vendor's current CRL into the CA entry",
             )
-        if certificate.x509.serial_number in self.revoked:
+        if certificate.serial in self.revoked:
             raise Refusal(CODE, f"EK certificate: {certificate.label} was revoked by {name}")
 
     def _signed_by(self, issuer: Certificate) -> bool:

@@ -43,8 +43,10 @@ log = structlog.get_logger("trusted_infrastructure.transport")
 DEFAULT_USERS = ("root", "www-data")
 HEAD_LIMIT = 64 * 1024
 KEEP_ALIVE = 75
-# Requests get this long after SIGTERM, background tasks a second more: a unit stops within 10 s (DESIGN).
+# Seconds after SIGTERM: requests may finish; then the kernel ends the process, whatever a task or a thread
+# that does not listen is doing. A unit stops within 10 s (DESIGN), and what is stored survives a kill anyway.
 GRACE = 6
+HARD_STOP = 9.0
 MODE_PROXY = 0o660
 MODE_ROOT = 0o600
 
@@ -192,7 +194,8 @@ def serve(
     lifespan: Lifespan | None = None,
     background: Sequence[Background] = (),
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish requests and return, within 8 s. Blocks.
+    """Serve until SIGTERM or SIGINT, then finish requests and return. Blocks; the last act of a process,
+    which the kernel ends 9 s after the signal at the latest.
 
     apps: socket path -> application. root_only: those of the paths that only root may use (0600); the others
     are 0660 and open to `allowed_users`. socket_group: see `listen`.
@@ -229,6 +232,7 @@ async def _serve(
                 [stopping, *tasks, *servers], return_when=asyncio.FIRST_COMPLETED
             )
             notify("STOPPING=1")
+            _arm_hard_stop()
             await _cancel(tasks)
         if stopping not in ended:
             raise Refusal(
@@ -266,6 +270,12 @@ async def _listening(
         await asyncio.gather(*tasks, return_exceptions=True)
         for path in apps:
             path.unlink(missing_ok=True)
+
+
+def _arm_hard_stop() -> None:
+    """SIGALRM with its default action ends the process even where Python waits for a thread at exit."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, HARD_STOP)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -3,24 +3,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import argon2
 import pytest
-from services.manager.harness import Api, Clock, FakeNodes, write_users
+from services.manager.harness import Api, Clock, FakeNodes, Side, open_api, prepared
 
-from trusted_infrastructure.manager import service, users
-from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.settings import ManagerSettings
+from trusted_infrastructure.manager import users
 
 
-@pytest.fixture(autouse=True)
-def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def fast_hashes() -> Iterator[None]:
     """Argon2 with the least cost: its strength is not what these tests are about."""
-    monkeypatch.setattr(users, "HASH", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "HASH", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture
@@ -33,44 +33,30 @@ def nodes() -> FakeNodes:
     return FakeNodes()
 
 
-Make = Callable[..., Api]
-
-
 @pytest.fixture
-def make_api(tmp_path: Path, clock: Clock, nodes: FakeNodes) -> Iterator[Make]:
+def make_api(tmp_path: Path, clock: Clock, nodes: FakeNodes) -> Iterator[Callable[..., Api]]:
     """Makes a manager of a side with an administrator who is logged in."""
-    opened: list[tuple[Manager, asyncio.Runner]] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(side: Literal["trust_authority", "workload"] = "trust_authority", **options: Any) -> Api:
-        write_users(tmp_path / "users.json", [{"name": "administrator", "privileges": ["*"]}])
-        settings = ManagerSettings(
-            side=side,
-            host="manager",
-            public_names=["manager.example"],
-            database=f"sqlite:///{tmp_path / 'manager.db'}",
-            side_ca=tmp_path / "ca.pem",
-            client_certificate=tmp_path / "client.pem",
-            client_key=tmp_path / "client.key",
-            run_directory=tmp_path,
-            state_directory=tmp_path,
-            users=tmp_path / "users.json",
-            **options,
-        )
-        runner = asyncio.Runner()
-        runner.get_loop()
-        manager = service.build(settings, nodes, clock)
-        opened.append((manager, runner))
-        api = Api(manager, runner, nodes)
-        api.login()
-        return api
+        def make(side: Side = "trust_authority", **options: Any) -> Api:
+            return stack.enter_context(open_api(tmp_path, side, nodes, clock, **options))
 
-    yield make
-    for manager, runner in opened:
-        runner.run(service.close(manager))
-        runner.close()
+        yield make
 
 
 @pytest.fixture
-def api(make_api: Make) -> Api:
+def api(make_api: Callable[..., Api]) -> Api:
     """A Trust Authority manager."""
     return make_api()
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Api]]:
+    """A manager of each side with one cluster and host, for tests that change nothing."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            side: prepared(
+                stack.enter_context(open_api(tmp_path_factory.mktemp(side), side, FakeNodes(), Clock()))
+            )
+            for side in ("trust_authority", "workload")
+        }

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
@@ -15,10 +16,12 @@ import msgspec
 from trusted_infrastructure.config.documents import Document
 from trusted_infrastructure.manager import service, users
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.nodes import NodeError
+from trusted_infrastructure.manager.nodes import NodeError, Nodes
+from trusted_infrastructure.manager.settings import ManagerSettings
 
 PASSWORD = "correct horse"
 Answer = Callable[[Any], Any]
+Side = Literal["trust_authority", "workload"]
 
 
 class FakeNodes:
@@ -172,3 +175,38 @@ def write_users(path: Path, entries: list[dict[str, Any]]) -> None:
     """A users file; each entry may leave the password out."""
     complete = [{"password": users.hash_password(PASSWORD), **entry} for entry in entries]
     path.write_bytes(msgspec.json.encode({"users": complete}))
+
+
+@contextlib.contextmanager
+def open_api(directory: Path, side: Side, nodes: FakeNodes, clock: Clock, **options: Any) -> Iterator[Api]:
+    """A manager with its files in a directory, and an administrator who is logged in."""
+    write_users(directory / "users.json", [{"name": "administrator", "privileges": ["*"]}])
+    real_nodes: Nodes = options.pop("real_nodes", nodes)
+    settings = ManagerSettings(
+        side=side,
+        host="manager",
+        public_names=["manager.example"],
+        database=f"sqlite:///{directory / 'manager.db'}",
+        side_ca=directory / "ca.pem",
+        client_certificate=directory / "client.pem",
+        client_key=directory / "client.key",
+        run_directory=directory,
+        state_directory=directory,
+        users=directory / "users.json",
+        **options,
+    )
+    with asyncio.Runner() as runner:
+        manager = service.build(settings, real_nodes, clock)
+        api = Api(manager, runner, nodes)
+        api.login()
+        yield api
+        runner.run(service.close(manager))
+
+
+def prepared(api: Api) -> Api:
+    """With the cluster domain-c1 and the host host-1 in it."""
+    api.ok("POST", "/trust/clusters", json={"name": "one"})
+    workload = api.manager.settings.side == "workload"
+    enrolment = {"ek_digest": "ab" * 32, "scope": "lab"} if workload else {}
+    api.done("POST", "/trust/clusters/one/hosts", json={"name": "first", **enrolment})
+    return api

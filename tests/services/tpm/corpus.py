@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Test material of real machines that is not part of the project: the folder that TRUST_CORPUS names, or
-../shared/corpus beside the repository. Where it is absent, each list holds one marker instead of files, and the
-test that gets it says 'corpus: absent'."""
+../shared/corpus beside the repository. Where it is absent, each list holds one marker instead of files, and
+the test that gets it says 'corpus: absent'."""
 
 from __future__ import annotations
 

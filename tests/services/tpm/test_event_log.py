@@ -76,7 +76,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "event size cut": (HEADER + _event(SHA1 + SHA256)[:-6], "event 1: is cut"),
     "event data cut": (HEADER + _event(SHA1 + SHA256)[:-1], "data of 4 bytes, but only 3"),
     "garbage after the last event": (HEADER + _event(SHA1 + SHA256) + b"\0\0\1", "event 2: is cut"),
-    "mixed padding": (HEADER + _event(SHA1 + SHA256, data=b"x") + bytes(40) + b"\xff" * 40, "event 4: has 4294967295 digests"),
+    "mixed padding": (
+        HEADER + _event(SHA1 + SHA256, data=b"x") + bytes(40) + b"\xff" * 40,
+        "event 4: has 4294967295 digests",
+    ),
     "locality 2": (LogBuilder().startup_locality(2).data, "StartupLocality must be 0, 3 or 4"),
     "locality without value": (LogBuilder().add(0, types.EV_NO_ACTION, _LOCALITY).data, "must be 0, 3 or 4"),
     "locality with a tail": (LogBuilder().add(0, types.EV_NO_ACTION, _LOCALITY + b"\3x").data, "must be"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Put the boot files of a Debian host with systemd-boot on its disk: boot_files.py ROOT KERNEL.deb
 
-The kernel and the boot loader are the distribution's own, byte for byte; the initrd is a small one of ours and the
-same at each build. Standard library and dpkg-deb only.
+The kernel and the boot loader are the distribution's own, byte for byte; the initrd is a small one of ours
+and the same at each build. Standard library and dpkg-deb only.
 """
 
 from __future__ import annotations

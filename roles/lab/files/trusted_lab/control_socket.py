@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host may reach of its TPM's control channel: nothing but "locality 0", which needs no action.
 
-swtpm's control channel can switch the TPM off and on, which clears the PCRs: a host that reached it could forge its
-own boot. But libtss2's swtpm driver insists on a control socket beside the data socket, and sets the locality there
-when it connects. This process gives it that one and refuses all else. Each request is a 32-bit command code, big
-endian, and its parameters (swtpm's tpm_ioctl.h); each answer is a 32-bit result.
+swtpm's control channel can switch the TPM off and on, which clears the PCRs: a host that reached it could
+forge its own boot. But libtss2's swtpm driver insists on a control socket beside the data socket, and sets
+the locality there when it connects. This process grants that one command and refuses all else. A request is
+a 32-bit command code, big endian, and its parameters (swtpm's tpm_ioctl.h); an answer is a 32-bit result.
 
     control_socket.py SOCKET GROUP    serve until terminated
 """
@@ -45,7 +45,7 @@ def listen(path: Path, group: int) -> socket.socket:
 
 
 def serve(listener: socket.socket) -> None:
-    """Answer clients, one request each, for ever. A client that says nothing is dropped."""
+    """Answer clients, for ever. A client that says nothing is dropped."""
     while True:
         client, _address = listener.accept()
         with client, contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabError
+from .machine import capabilities, may_raise_limits
 from .network import LABEL, Network, choose_address
 from .podman import Podman
 from .settings import LabHost, Settings
@@ -30,6 +31,8 @@ TPM_LABEL = "trusted-infrastructure.lab.tpm"
 
 # What systemd and hardened units need (mount namespaces, device nodes, locked memory), short of --privileged.
 _CAPABILITIES = "SYS_ADMIN,MKNOD,NET_ADMIN,NET_RAW,AUDIT_WRITE,SYS_PTRACE,IPC_LOCK,SYS_NICE"
+# For units that raise a limit (LimitMEMLOCK, LimitNOFILE), where the machine has it to give.
+_LIMITS_CAPABILITY = "SYS_RESOURCE"
 # systemd hands credentials to a unit through a mount that has to propagate to the unit's own namespace.
 _INIT = "mount --make-rshared / && exec /sbin/init"
 
@@ -48,6 +51,11 @@ class Container:
 
 def host_folder(settings: Settings, host: str) -> Path:
     return settings.folder / "hosts" / host
+
+
+def public_host_key(folder: Path) -> Path:
+    """The public SSH host key, in the host's folder on the machine."""
+    return folder / "ssh_host_key.pub"
 
 
 def software_tpm(settings: Settings, host: str) -> SoftwareTpm:
@@ -103,7 +111,7 @@ def plan_addresses(
 def mac_address(address: str) -> str:
     """A locally administered hardware address for an IPv4 address.
 
-    Podman would choose another one at each start, and whoever remembers the last one finds nobody for a minute.
+    Podman would choose another one at each start, and who remembers the last one finds nobody for a minute.
     """
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x4C, *ipaddress.IPv4Address(address).packed))
 
@@ -136,7 +144,7 @@ def create_host(podman: Podman, settings: Settings, host: LabHost, address: str,
         "--mac-address", mac_address(address),
         # /etc/hosts is an ordinary file of the host, for a role to manage.
         "--no-hosts",
-        "--systemd=always", "--stop-timeout", "20", f"--cap-add={_CAPABILITIES}",
+        "--systemd=always", "--stop-timeout", "20", f"--cap-add={_capabilities()}",
         "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
         *mounts, settings.image, "/bin/sh", "-c", _INIT,
     ])  # fmt: skip
@@ -148,15 +156,20 @@ def create_host(podman: Podman, settings: Settings, host: LabHost, address: str,
         raise
 
 
+def _capabilities() -> str:
+    return ",".join([_CAPABILITIES, *([_LIMITS_CAPABILITY] if may_raise_limits(capabilities()) else [])])
+
+
 def _give_identity(root: Path, host: LabHost, folder: Path, ssh: SshIdentity) -> None:
     """Machine id, SSH host key and the lab's authorized key; the public host key is kept for known_hosts."""
     (root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n", encoding="ascii")
     make_key(root / HOST_KEY, host.name)
-    shutil.copyfile(root / f"{HOST_KEY}.pub", folder / "ssh_host_key.pub")
     authorized = root / "root/.ssh/authorized_keys"
     authorized.parent.mkdir(mode=0o700, exist_ok=True)
     authorized.write_text(ssh.public_key(), encoding="ascii")
     authorized.chmod(0o600)
+    # Last: a host without this file was interrupted on its way and is made again.
+    shutil.copyfile(root / f"{HOST_KEY}.pub", public_host_key(folder))
 
 
 def remove_host(podman: Podman, settings: Settings, host: str) -> None:

@@ -20,8 +20,11 @@ from .settings import Settings
 
 INPUTS_LABEL = "trusted-infrastructure.lab.inputs"
 
-# The agent's group on a trusted host may use the TPM; the number is the same inside and on the machine's socket.
+# The group that may use the TPM on a trusted host: the same number inside, and on the machine's socket.
 TPM_GROUP = 964
+
+# Labs with different images may take turns; a tar file has a quarter of a gigabyte.
+_KEPT = 3
 
 _RECIPE = Path(__file__).parent.parent / "image"
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -51,8 +54,8 @@ def image_file(settings: Settings) -> Path:
 
 
 def image_state(podman: Podman, settings: Settings) -> str:
-    """'ready': the lab's tag is there and up to date; 'cached': built before; 'outdated': the lab's hosts have an
-    older one; 'absent': to be built."""
+    """How far the image is: 'ready' (tagged for the lab), 'cached' (built before), 'absent' (to be built), or
+    'outdated' (the lab's hosts were made from an older one)."""
     inputs = image_inputs(settings)
     tagged = podman.image(settings.image)
     if tagged and not settings.image_rebuild:
@@ -108,9 +111,9 @@ def _build(podman: Podman, settings: Settings) -> None:
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    for older in settings.image_folder.glob(f"{settings.image_release}-*.tar"):
-        if older != target:
-            older.unlink()
+    by_age = sorted(settings.image_folder.glob("*.tar"), key=lambda path: path.stat().st_mtime)
+    for old in by_age[:-_KEPT]:
+        old.unlink()
 
 
 def _build_from_packages(settings: Settings, target: Path) -> None:
@@ -150,7 +153,8 @@ def _build_from_packages(settings: Settings, target: Path) -> None:
 
 def _kernel_package_of(name: str) -> str:
     """Shell words for the package that a kernel meta package depends on today."""
-    return f"$(apt-cache depends --important {name} | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p' | head -n 1)"
+    pick = "sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p' | head -n 1"
+    return f"$(apt-cache depends --important {name} | {pick})"
 
 
 def _build_on_base(podman: Podman, settings: Settings, target: Path) -> None:
@@ -176,8 +180,8 @@ def _containerfile(settings: Settings) -> str:
     packages = " ".join(settings.image_packages)
     kernel_package = _kernel_package_of(settings.image_kernel_package)
     steps = [
-        f"groupadd --system --gid {TPM_GROUP} tss",
-        f"useradd --system --uid {TPM_GROUP} --gid tss --no-create-home --shell /usr/sbin/nologin tss",
+        f"groupadd --force --system --gid {TPM_GROUP} tss",
+        f"{{ id tss || useradd --system --uid {TPM_GROUP} --gid tss --no-create-home tss; }}",
         "apt-get -q update",
         f"DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends {packages}",
         f"cd /root && apt-get -q download {kernel_package}",

@@ -11,9 +11,7 @@ from .settings import Settings
 
 _MADE = "# Made by the role lab: it writes this file anew. Desired state goes into files beside it.\n---\n"
 
-_ALL = """\
-lab_name: {name}
-lab_folder: "{{{{ inventory_dir | dirname }}}}"
+_MACHINES = """\
 ansible_user: root
 ansible_python_interpreter: /usr/bin/python3
 ansible_pipelining: true
@@ -43,18 +41,20 @@ def inventory_files(settings: Settings, addresses: Mapping[str, str]) -> dict[Pa
     folder = settings.folder / "inventory"
     return {
         folder / "hosts.yml": _MADE + _hosts(settings, addresses),
-        folder / "group_vars/all/lab.yml": _MADE
-        + _ALL.format(name=settings.name, run_folder=settings.run_folder),
+        folder / "group_vars/all/lab.yml": f"{_MADE}lab_name: {settings.name}\n",
+        # Not in `all`: that group's variables hold for localhost too, which is no machine of this inventory.
+        folder / "group_vars/lab_machines/lab.yml": _MADE + _MACHINES.format(run_folder=settings.run_folder),
         folder / "group_vars/trusted_hosts/lab.yml": _MADE
         + _TRUSTED_HOSTS.format(tpm=TPM_MOUNT, firmware=FIRMWARE_MOUNT, log=EVENT_LOG),
     }
 
 
 def _hosts(settings: Settings, addresses: Mapping[str, str]) -> str:
-    lines = ["all:", "  children:"]
-    for group in dict.fromkeys(host.group for host in settings.hosts):
-        lines += [f"    {group}:", "      hosts:"]
+    groups = list(dict.fromkeys(host.group for host in settings.hosts))
+    lines = ["lab_machines:", "  children:", *(f"    {group}:" for group in groups)]
+    for group in groups:
+        lines += [f"{group}:", "  hosts:"]
         for host in settings.hosts:
             if host.group == group:
-                lines += [f"        {host.name}:", f"          ansible_host: {addresses[host.name]}"]
+                lines += [f"    {host.name}:", f"      ansible_host: {addresses[host.name]}"]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab as a whole: survey, up, power, destroy. Each brings the machine to a state and reports what it changed."""
+"""The lab as a whole: survey, packages, image, up, power, destroy. Each reports what it changed."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -115,6 +116,8 @@ def destroy(settings: Settings, report: Report) -> None:
         if podman.image(settings.image) and report.act(f"remove the image {settings.image}"):
             podman.run("rmi", settings.image)
         _remove_folders(settings, report)
+        if not report.check:
+            _remove_lock(settings)
 
 
 def _vendor(settings: Settings) -> VendorCa:
@@ -140,21 +143,25 @@ def _ensure_folder(settings: Settings, report: Report) -> tuple[VendorCa, SshIde
 def _without_leftovers(
     podman: Podman, settings: Settings, existing: Mapping[str, Container], report: Report
 ) -> dict[str, Container]:
-    """Remove hosts that are not wanted, or whose folder is gone (then nobody has the key to them)."""
+    """Remove hosts that are not wanted, were never finished, or whose folder is gone with the key to them."""
     wanted = {host.name: host for host in settings.hosts}
     kept = dict(existing)
     for name, container in existing.items():
-        orphan = container.folder != str(settings.folder) or not hosts.host_folder(settings, name).exists()
+        orphan = container.folder != str(settings.folder) or not _is_complete(settings, name)
         if name not in wanted or orphan:
             del kept[name]
             if report.act(f"remove the host {name}"):
                 hosts.remove_host(podman, settings, name)
         elif container.tpm != wanted[name].tpm:
             raise LabError(
-                f"the host {name} was made {'with' if container.tpm else 'without'} a TPM, which cannot change: "
-                "take it out of lab_hosts, run, and add it again"
+                f"the host {name} was made {'with' if container.tpm else 'without'} a TPM, "
+                "which cannot change: take it out of lab_hosts, run, and add it again"
             )
     return kept
+
+
+def _is_complete(settings: Settings, host: str) -> bool:
+    return hosts.public_host_key(hosts.host_folder(settings, host)).exists()
 
 
 def _create_missing(
@@ -206,7 +213,7 @@ def _write_inventory(
         files[ssh.known_hosts] = "".join(
             known_hosts_line(
                 addresses[host.name],
-                (hosts.host_folder(settings, host.name) / "ssh_host_key.pub").read_text(encoding="ascii"),
+                hosts.public_host_key(hosts.host_folder(settings, host.name)).read_text(encoding="ascii"),
             )
             for host in settings.hosts
         )
@@ -221,16 +228,15 @@ def _write_inventory(
 def _chosen(settings: Settings, existing: Mapping[str, Container]) -> list[Container]:
     unknown = sorted(set(settings.power_hosts) - set(existing))
     if unknown:
-        raise LabError(
-            f"the lab {settings.name} has no host {', '.join(unknown)}; it has {', '.join(existing)}"
-        )
+        known = ", ".join(existing) or "none"
+        raise LabError(f"the lab {settings.name} has no host {', '.join(unknown)}; it has {known}")
     return [existing[name] for name in settings.power_hosts or sorted(existing)]
 
 
 def _hosts_with_leftovers(settings: Settings) -> set[str]:
     """Hosts that have a folder: their TPM may run although the container is gone."""
-    folder = settings.folder / "hosts"
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    folders = (settings.folder / "hosts", settings.run_folder)
+    return {path.name for folder in folders if folder.exists() for path in folder.iterdir()} - {"ssh"}
 
 
 def _remove_folders(settings: Settings, report: Report) -> None:
@@ -245,14 +251,36 @@ def _locked(settings: Settings, report: Report) -> Iterator[None]:
     if report.check:
         yield
         return
-    RUN_FOLDER.mkdir(mode=0o700, exist_ok=True)
-    settings.folder.parent.mkdir(parents=True, exist_ok=True)
-    if not settings.folder.exists():
-        settings.folder.mkdir(mode=0o700)
-    path = Path(f"{settings.run_folder}.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _lock(_lock_file(settings))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not settings.folder.exists():
+            settings.folder.parent.mkdir(parents=True, exist_ok=True)
+            settings.folder.mkdir(mode=0o700)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_file(settings: Settings) -> Path:
+    return Path(f"{settings.run_folder}.lock")
+
+
+def _lock(path: Path) -> int:
+    """The descriptor that holds the lock. Who destroys a lab removes the file: then it is made again."""
+    while True:
+        RUN_FOLDER.mkdir(mode=0o700, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _remove_lock(settings: Settings) -> None:
+    _lock_file(settings).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other labs have theirs there
+        RUN_FOLDER.rmdir()

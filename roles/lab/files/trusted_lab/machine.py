@@ -43,9 +43,14 @@ def has_unified_cgroups() -> bool:
     return os.path.exists("/sys/fs/cgroup/cgroup.controllers")
 
 
+def may_raise_limits(capability_set: int) -> bool:
+    """True if root may raise resource limits (CAP_SYS_RESOURCE); some CI sandboxes take that away."""
+    return bool(capability_set >> _CAP_SYS_RESOURCE & 1)
+
+
 def needs_limited_runtime(capability_set: int, unified_cgroups: bool) -> bool:
     """True where crun refuses to start a container and runc with lower limits does not.
 
-    That is where root may not raise resource limits (some CI sandboxes), or where cgroups are not v2 alone.
+    That is where root may not raise resource limits, or where cgroups are not v2 alone.
     """
-    return not capability_set >> _CAP_SYS_RESOURCE & 1 or not unified_cgroups
+    return not may_raise_limits(capability_set) or not unified_cgroups

@@ -49,17 +49,28 @@ def choose_address(subnet: Network, taken: Iterable[str]) -> str:
 def ensure_network(podman: Podman, settings: Settings, report: Report) -> Network:
     """The lab's subnet; the network is made if it does not exist."""
     existing = find_network(podman, settings.name)
+    wanted = _wanted_subnet(settings)
     if existing:
+        if wanted and wanted != existing:
+            raise LabError(
+                f"the lab's network is {existing} and lab_network_subnet says {wanted}: destroy the lab first"
+            )
         return existing
-    if settings.network_subnet:
-        subnet = ipaddress.IPv4Network(settings.network_subnet)
-    else:
-        subnet = choose_subnet([*_routes(), *_podman_subnets(podman)])
+    subnet = wanted or choose_subnet([*_routes(), *_podman_subnets(podman)])
     if report.act(f"create the network {settings.name} ({subnet})"):
         internal = ["--internal"] if settings.network_internal else []
         label = f"{LABEL}={settings.name}"
         podman.run("network", "create", *internal, "--label", label, "--subnet", str(subnet), settings.name)
     return subnet
+
+
+def _wanted_subnet(settings: Settings) -> Network | None:
+    if not settings.network_subnet:
+        return None
+    try:
+        return ipaddress.IPv4Network(settings.network_subnet)
+    except ValueError as problem:
+        raise LabError(f"lab_network_subnet is '{settings.network_subnet}': {problem}") from problem
 
 
 def find_network(podman: Podman, name: str) -> Network | None:

@@ -13,14 +13,8 @@ from typing import Any
 
 from .command import attempt, run
 from .machine import capabilities, has_unified_cgroups, needs_limited_runtime
-from .settings import RUN_FOLDER
 
-_LIMITED_RUNTIME = """\
-[containers]
-default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]
-[engine]
-runtime = "runc"
-"""
+_LIMITED_RUNTIME = Path(__file__).parent.parent / "containers.conf"
 
 
 class Podman:
@@ -28,13 +22,8 @@ class Podman:
 
     def __init__(self) -> None:
         self._environment: dict[str, str] = {}
-        self.limited = needs_limited_runtime(capabilities(), has_unified_cgroups())
-        if self.limited:
-            RUN_FOLDER.mkdir(mode=0o700, exist_ok=True)
-            configuration = RUN_FOLDER / "containers.conf"
-            if not configuration.exists() or configuration.read_text(encoding="ascii") != _LIMITED_RUNTIME:
-                configuration.write_text(_LIMITED_RUNTIME, encoding="ascii")
-            self._environment["CONTAINERS_CONF"] = str(configuration)
+        if needs_limited_runtime(capabilities(), has_unified_cgroups()):
+            self._environment["CONTAINERS_CONF"] = str(_LIMITED_RUNTIME)
 
     @staticmethod
     def installed() -> bool:

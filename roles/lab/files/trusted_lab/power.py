@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -49,7 +50,8 @@ def power_on(podman: Podman, settings: Settings, containers: Iterable[Container]
     """Start the hosts as from power off, and wait until SSH answers on each of them."""
     listed = list(containers)
     # Hashing is work for the processor: threads alone would take turns at it.
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as workers:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=context) as workers:
 
         def switch(container: Container) -> None:
             if container.tpm:
@@ -86,7 +88,7 @@ def _write_log(path: Path, events: list[Event]) -> None:
 
 
 def for_each(subjects: Iterable[Subject], action: Callable[[Subject], None]) -> None:
-    """Run the action for each host, several at a time; all are tried, then LabError names those that failed."""
+    """Run the action for each host, several at a time. All are tried; LabError names those that failed."""
     with ThreadPoolExecutor(max_workers=_AT_A_TIME) as pool:
         started = [(_name(subject), pool.submit(action, subject)) for subject in subjects]
     failed = []

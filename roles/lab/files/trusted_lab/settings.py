@@ -28,7 +28,7 @@ class LabHost:
 
 @dataclass(frozen=True)
 class Settings:
-    """One lab. Paths are absolute; `folder` is the lab's own, `image_folder` is shared by the labs of a clone."""
+    """One lab. `folder` is its own, `image_folder` is shared by the labs of a clone; both are absolute."""
 
     name: str
     folder: Path
@@ -71,9 +71,10 @@ def parse_settings(document: dict[str, Any]) -> Settings:
     }
     values["hosts"] = _hosts(document["hosts"])
     for key in ("folder", "image_folder"):
-        values[key] = Path(document[key])
-        if not values[key].is_absolute():
+        if not Path(document[key]).is_absolute():
             raise LabError(f"{key} is '{document[key]}'; it must be an absolute path")
+        # A collection is often reached through a link; the lab has one folder all the same.
+        values[key] = Path(document[key]).resolve()
     if not _NAME.fullmatch(str(document["name"])):
         raise LabError(f"lab_name is '{document['name']}'; allowed are a-z, 0-9 and -, at most 32 characters")
     return Settings(**values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SSH between this machine and the lab: a key pair of the lab's own, host keys that are known before first contact."""
+"""SSH between this machine and the lab: an own key pair, and host keys known before the first contact."""
 
 from __future__ import annotations
 

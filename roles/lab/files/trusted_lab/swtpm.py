@@ -22,7 +22,7 @@ _PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 
 
 class SoftwareTpm:
-    """One swtpm. `state`: its memory, kept; `run_folder`: sockets and pids, of which the host sees `shared` only."""
+    """One swtpm. `state` is its memory; `run_folder` has sockets and pids; the host sees `shared`."""
 
     def __init__(self, state: Path, run_folder: Path) -> None:
         self.state = state
@@ -42,9 +42,12 @@ class SoftwareTpm:
         """Make the TPM with an RSA-2048 and a P-384 EK and their certificates, in NV and persistent."""
         shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir(mode=0o700, parents=True)
-        run(["swtpm_setup", "--tpm2", "--tpmstate", str(self.state), "--config", str(vendor.setup_configuration),
-             "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--vmid", name,
-             "--pcr-banks", "sha1,sha256", "--overwrite"])  # fmt: skip
+        configuration = str(vendor.setup_configuration)
+        run([
+            "swtpm_setup", "--tpm2", "--tpmstate", str(self.state), "--config", configuration,
+            "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--vmid", name,
+            "--pcr-banks", "sha1,sha256", "--overwrite",
+        ])  # fmt: skip
         (self.state / "manufactured").touch()
 
     def is_on(self) -> bool:
@@ -62,12 +65,14 @@ class SoftwareTpm:
         self.shared.chmod(0o750)
 
     def power_on(self) -> TpmConnection:
-        """Start the TPM afresh, PCRs zero, and return firmware's connection to it; close that before the host runs."""
+        """Start the TPM, PCRs zero, and return firmware's connection; close that before the host runs."""
         self.prepare()
         server = f"type=unixio,path={self._socket},mode=0660,gid={TPM_GROUP}"
-        run([_program(self._run_folder), "socket", "--tpm2", "--tpmstate", self._state_argument, "--server", server,
-             "--ctrl", f"type=unixio,path={self._control},mode=0600", "--pid", f"file={self._pid}",
-             "--flags", "not-need-init", "--daemon"])  # fmt: skip
+        run([
+            _program(self._run_folder), "socket", "--tpm2", "--tpmstate", self._state_argument,
+            "--server", server, "--ctrl", f"type=unixio,path={self._control},mode=0600",
+            "--pid", f"file={self._pid}", "--flags", "not-need-init", "--daemon",
+        ])  # fmt: skip
         self._start_control()
         connection = TpmConnection(self._socket)
         connection.startup()
@@ -76,7 +81,7 @@ class SoftwareTpm:
     def power_off(self) -> bool:
         """Stop the TPM, orderly if it answers; True if it was on."""
         if process.running_pid(self._pid, self._state_argument) is not None:
-            # It may be stuck with a client that died: then it is a power cut, and its clock will be unsafe a while.
+            # Stuck with another client it hears nothing: then this is a power cut to it.
             with contextlib.suppress(LabError), TpmConnection(self._socket, timeout=3) as connection:
                 connection.shutdown()
         stopped = process.stop(self._pid, self._state_argument)
@@ -100,7 +105,7 @@ class SoftwareTpm:
 
 
 def _program(folder: Path) -> str:
-    """swtpm itself; where AppArmor confines it to other folders than a lab's, a copy that no profile names."""
+    """swtpm; where AppArmor confines it to other folders than a lab's, a copy that no profile names."""
     program = shutil.which("swtpm")
     if program is None:
         raise LabError("the program 'swtpm' is not installed")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The few TPM commands that firmware needs, over swtpm's data socket.
 
-Source: TPM 2.0 Library, Part 3: TPM2_Startup (9.3), TPM2_Shutdown (9.4), TPM2_PCR_Extend (22.2), TPM2_PCR_Read
-(22.4); Part 1 section 18 for the framing. Integers are big-endian.
+Source: TPM 2.0 Library, Part 3: TPM2_Startup (9.3), TPM2_Shutdown (9.4), TPM2_PCR_Extend (22.2),
+TPM2_PCR_Read (22.4); Part 1 section 18 for the framing. Integers are big-endian.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's TPM vendor: a root CA and an issuing CA for EK certificates, and the platform's Secure Boot certificate."""
+"""The lab's TPM vendor: root CA and issuing CA of the EK certificates; and a Secure Boot certificate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VendorCa:
         return self.setup_configuration.exists()
 
     def create(self, lab: str) -> None:
-        """Make keys, certificates and swtpm's configuration; the chain file has the issuing CA, then the root."""
+        """Make keys, certificates and swtpm's configuration. The chain file: issuing CA, then root."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)
         root, root_key = self.folder / "root.pem", self.folder / "root.key"
@@ -59,20 +59,25 @@ class VendorCa:
             f"basicConstraints=critical,{constraints}\nkeyUsage=critical,{usage}\n{identifiers}",
             encoding="ascii",
         )
-        run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
-             subject, "-keyout", str(key), "-out", str(request)])  # fmt: skip
+        run([
+            "openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-subj", subject, "-keyout", str(key), "-out", str(request),
+        ])  # fmt: skip
         key.chmod(0o600)
         by = ["-signkey", str(key)] if issuer is None else ["-CA", str(issuer[0]), "-CAkey", str(issuer[1])]
         serial = [] if issuer is None else ["-CAcreateserial"]
-        run(["openssl", "x509", "-req", "-in", str(request), "-sha256", "-days", _CENTURY, "-extfile",
-             str(extensions), "-out", str(certificate), *by, *serial])  # fmt: skip
+        run([
+            "openssl", "x509", "-req", "-in", str(request), "-sha256", "-days", _CENTURY,
+            "-extfile", str(extensions), "-out", str(certificate), *by, *serial,
+        ])  # fmt: skip
         for intermediate in (request, extensions):
             intermediate.unlink()
 
     def _configure(self) -> None:
         options = self.folder / "swtpm-localca.options"
         options.write_text(
-            "--platform-manufacturer TrustedInfrastructure\n--platform-version 1.0\n--platform-model LabHost\n",
+            "--platform-manufacturer TrustedInfrastructure\n"
+            "--platform-version 1.0\n--platform-model LabHost\n",
             encoding="ascii",
         )
         authority = self.folder / "swtpm-localca.conf"

@@ -80,7 +80,7 @@ class TpmConnection:
             # TPM2_PCR_Read gives eight values a call; an unchanged counter says that no PCR moved in between.
             if len(counters) <= 1:
                 return values
-        raise Unavailable("tpm_error", f"the PCRs of bank {bank} changed during {READ_ATTEMPTS} readings")
+        raise Unavailable("tpm_pcrs_unstable", f"the PCRs of bank {bank} changed in {READ_ATTEMPTS} readings")
 
     def properties(self) -> TpmProperties:
         """Manufacturer, model, firmware and active PCR banks."""
@@ -187,10 +187,9 @@ class TpmConnection:
         """Flush what an earlier process left in the TPM. With a resource manager there is never any."""
         for start in _STALE_HANDLES:
             for handle in self.handles(start):
-                if handle >> 24 == start >> 24:
-                    # ESAPI flushes only what it loaded itself: so TPM2_FlushContext (0x165) by hand.
-                    self._tcti.transmit(struct.pack(">HIII", 0x8001, 14, 0x165, handle))
-                    self._tcti.receive()
+                # ESAPI flushes only what it loaded itself: so TPM2_FlushContext (0x165) by hand.
+                self._tcti.transmit(struct.pack(">HIII", 0x8001, 14, 0x165, handle))
+                self._tcti.receive()
 
 
 @contextmanager

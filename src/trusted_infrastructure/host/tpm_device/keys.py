@@ -38,7 +38,7 @@ from trusted_infrastructure.host.tpm_values import (
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.tpm.keys import qualified_name
 from trusted_infrastructure.tpm.public_area import RH_ENDORSEMENT, Attributes, parse_tpm2b_public
-from trusted_infrastructure.tpm.quote import parse_quote
+from trusted_infrastructure.tpm.quote import parse_quote, pcr_selection
 
 AUTHORIZATION_SIZE = 32
 QUOTE_ATTEMPTS = 5
@@ -288,9 +288,7 @@ class TpmDevice(TpmConnection):
     def _quote(
         self, key: Any, session: Any, qualifying_data: bytes, bank: str, pcrs: Sequence[int]
     ) -> SignedQuote:
-        selection = types.TPML_PCR_SELECTION.parse(
-            f"{bank}:{','.join(str(pcr) for pcr in sorted(set(pcrs)))}"
-        )
+        selection = _unmarshal(types.TPML_PCR_SELECTION, pcr_selection(bank, pcrs), "pcrs")
         for _attempt in range(QUOTE_ATTEMPTS):
             values = self.read_pcrs(bank, pcrs)
             with command("TPM2_Quote"):
@@ -300,7 +298,7 @@ class TpmDevice(TpmConnection):
             if hmac.compare_digest(read, quoted):
                 return SignedQuote(bytes(attest), signature.marshal(), values)
         raise Unavailable(
-            "quote_pcr_digest",
+            "tpm_pcrs_unstable",
             f"the PCRs of bank {bank} changed between reading and quoting, {QUOTE_ATTEMPTS} times",
             "find what extends these PCRs all the time, or leave them out of the base image",
         )

@@ -4,11 +4,25 @@
 from __future__ import annotations
 
 from trusted_infrastructure.manager.operations import (
+    base_images,
+    ca_certificates,
+    client_certificate,
+    consumer_principals,
+    endorsement_keys,
+    key_providers,
+    peer_certificates,
+    service_status,
     session,
     tasks,
+    tpm2_settings,
     trust_authority_clusters,
+    trust_authority_hosts,
     trust_cluster_hosts,
     trust_clusters,
+    trust_denied_hosts,
+    trust_openapi,
+    trust_scopes,
+    trust_settings,
     vcenter,
 )
 from trusted_infrastructure.manager.vapi.operation import Table
@@ -18,8 +32,22 @@ MODULES = (
     tasks,
     vcenter,
     trust_authority_clusters,
+    consumer_principals,
+    base_images,
+    ca_certificates,
+    endorsement_keys,
+    tpm2_settings,
+    service_status,
+    key_providers,
+    client_certificate,
+    peer_certificates,
+    trust_authority_hosts,
     trust_clusters,
     trust_cluster_hosts,
+    trust_settings,
+    trust_scopes,
+    trust_denied_hosts,
+    trust_openapi,
 )
 
 TABLE: Table = tuple(operation for module in MODULES for operation in module.OPERATIONS)

@@ -7,7 +7,7 @@ vSphere has this outside of the trusted infrastructure's API.
 from __future__ import annotations
 
 from trusted_infrastructure.config.documents import RegisteredService, TrustAuthorityCluster
-from trusted_infrastructure.manager import desired, inventory, membership
+from trusted_infrastructure.manager import desired, inventory, key_providers, membership
 from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, ClusterInput
@@ -93,6 +93,7 @@ async def remediate(context: Context, _given: ClusterInput) -> None:
     manager = context.manager
     async with manager.replication.lock(context.cluster):
         await membership.restore(manager, context.cluster)
+        await key_providers.learn_missing_check_values(context)
 
 
 async def get_status(context: Context, _given: ClusterInput) -> StatusInfo:

@@ -11,7 +11,7 @@ import msgspec
 
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.operation import AnyOperation
-from trusted_infrastructure.manager.vapi.structure import FieldError, Structure
+from trusted_infrastructure.manager.vapi.structure import Structure, field_error
 
 TASK_PARAMETER = "vmw-task"
 ACTION_PARAMETER = "action"
@@ -52,17 +52,8 @@ def convert(values: Mapping[str, Any], target: type[Structure]) -> Structure:
 
 def invalid(error: msgspec.ValidationError) -> InvalidArgument:
     """msgspec's error as the API's, with the path of the field in front."""
-    reason, _separator, path = str(error).partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
-    if isinstance(error.__cause__, FieldError):
-        below = error.__cause__.field
-        return InvalidArgument(f"{path}.{below}" if path else below, error.__cause__.reason)
-    for wording in ("Object missing required field `", "Object contains unknown field `"):
-        if reason.startswith(wording):
-            field = reason.removeprefix(wording).rstrip("`")
-            verdict = "is required" if "missing" in wording else "is not a known field"
-            return InvalidArgument(f"{path}.{field}" if path else field, verdict)
-    return InvalidArgument(path or "body", reason[:1].lower() + reason[1:])
+    found = field_error(error)
+    return InvalidArgument(found.field or "body", found.reason)
 
 
 def query_values(operation: AnyOperation, query: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from trusted_infrastructure.manager.vapi.errors import (
     from_refusal,
 )
 from trusted_infrastructure.manager.vapi.operation import AnyOperation
-from trusted_infrastructure.manager.vapi.structure import Structure
+from trusted_infrastructure.manager.vapi.structure import FieldError, Structure, argument_error
 from trusted_infrastructure.refusal import Refusal
 
 SIDES = {"trust_authority": "Trust Authority", "workload": "workload"}
@@ -154,6 +154,8 @@ def explain(error: Exception) -> VapiError:
     """What callers get for an exception; for what we did not expect, an incident number in the log."""
     if isinstance(error, VapiError):
         return error
+    if isinstance(error, FieldError):
+        return argument_error(error)
     if isinstance(error, Refusal):
         return from_refusal(error)
     if isinstance(error, NodeError):

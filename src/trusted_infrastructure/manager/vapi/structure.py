@@ -30,6 +30,8 @@ Blob = Annotated[str, msgspec.Meta(extra_json_schema={"format": "byte"})]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 NAME_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\?#%]")
+MISSING = "Object missing required field `"
+UNKNOWN = "Object contains unknown field `"
 HOSTNAME = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.:-]{0,253}[A-Za-z0-9_])?$")
 
 
@@ -44,6 +46,21 @@ class FieldError(ValueError):
 
 class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A vAPI structure. Optional fields are `X | None = None`; required ones have no default."""
+
+
+def field_error(error: msgspec.ValidationError) -> FieldError:
+    """msgspec's error as ours: the field's path ("" for the whole value), and the reason in a few words."""
+    reason, _separator, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").lstrip(".").replace("[...]", "")
+    below = ""
+    if isinstance(error.__cause__, FieldError):
+        below, reason = error.__cause__.field, error.__cause__.reason
+    elif reason.startswith(MISSING):
+        below, reason = reason.removeprefix(MISSING).rstrip("`"), "is required"
+    elif reason.startswith(UNKNOWN):
+        below, reason = reason.removeprefix(UNKNOWN).rstrip("`"), "is not a known field"
+    field = f"{path}.{below}" if path and below else path or below
+    return FieldError(field, reason[:1].lower() + reason[1:])
 
 
 class Nothing(Structure, frozen=True):

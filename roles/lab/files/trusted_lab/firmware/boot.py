@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One boot: the events, in the order in which firmware, boot loader and kernel stub would write them.
 
-The path is the one of a Debian host with systemd-boot: UEFI firmware starts \\EFI\\BOOT\\BOOTX64.EFI, that starts the
-entry /boot/loader/entries/linux.conf, and the kernel's EFI stub loads the initrd. Which part measures what into which
-PCR: TCG PFP 1.05 section 3.3.4; systemd-boot(7) (PCR 12); Linux drivers/firmware/efi/libstub (PCR 9).
+The path is the one of a Debian host with systemd-boot: UEFI firmware starts \\EFI\\BOOT\\BOOTX64.EFI, that
+starts the entry /boot/loader/entries/linux.conf, and the kernel's EFI stub loads the initrd. Which part
+measures what into which PCR: TCG PFP 1.05 section 3.3.4; systemd-boot(7) (PCR 12); Linux
+drivers/firmware/efi/libstub (PCR 9).
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class BootEntry:
 def measure_boot(root: Path, user_space: Sequence[str], secure_boot_certificate: bytes) -> list[Event]:
     """The events of booting the host whose disk is at `root`.
 
-    user_space: the trees that the hash in the command line covers. secure_boot_certificate: DER, the platform's key,
-    key exchange key and signature database. LabError where a real host would not boot.
+    user_space: the trees that the hash in the command line covers. secure_boot_certificate: DER, what the
+    platform has as its key, key exchange key and signature database. LabError where a host would not boot.
     """
     entry = parse_boot_entry(read_boot_file(root, BOOT_ENTRY))
     command_line = f"{entry.options} {USER_SPACE_OPTION}={user_space_hash(root, user_space)}"
@@ -77,7 +78,7 @@ def measure_boot(root: Path, user_space: Sequence[str], secure_boot_certificate:
 
 
 def parse_boot_entry(content: bytes) -> BootEntry:
-    """The entry's keys `linux`, `initrd` and `options`. LabError names the key that is missing or not text."""
+    """The entry's keys `linux`, `initrd` and `options`. LabError names the key that is missing."""
     try:
         lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError as problem:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host's disk as its firmware sees it: files below the container's root, read while the container is stopped.
+"""The host's disk as its firmware sees it: files below the root of a container that is stopped.
 
 What lies there belongs to the host, which may be hostile: a symbolic link must not lead out into the machine.
 """

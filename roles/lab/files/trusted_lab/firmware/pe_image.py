@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The Authenticode digest of a PE/COFF image: what firmware extends for a boot loader or an EFI stub kernel.
 
-Sources: Microsoft, "Windows Authenticode Portable Executable Signature Format" (2008), "Calculating the PE Image
-Hash"; PE format, "Optional Header". Everything counts but the checksum, the entry that points to the signatures,
-and the signatures themselves, so that signing an image does not change its digest.
+Sources: Microsoft, "Windows Authenticode Portable Executable Signature Format" (2008), "Calculating the PE
+Image Hash"; PE format, "Optional Header". Everything counts but the checksum, the entry that points to the
+signatures, and the signatures themselves, so that signing an image does not change its digest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Layout:
 
 
 def authenticode_digest(image: bytes, algorithm: str, name: str) -> bytes:
-    """The image's digest in `algorithm` ("sha1" or "sha256"). LabError, naming the file, if it is no PE image."""
+    """The digest in `algorithm` ("sha1" or "sha256"). LabError, with the name, if this is no PE image."""
     try:
         layout = _layout(image)
     except (struct.error, IndexError, ValueError) as problem:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A root hash over what runs in user space: the lab's stand-in for dm-verity's root hash.
 
-Equal trees have equal hashes on every host: names, types, owners, permissions, file capabilities, link targets and
-contents count; times, inode numbers and the order on disk do not. README.md of the role specifies the encoding.
+Equal trees have equal hashes on every host: names, types, owners, permissions, file capabilities, link
+targets and contents count; times, inode numbers and the order on disk do not. The role's README.md has the
+encoding.
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keys and certificates for tests."""
+
+from __future__ import annotations
+
+import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import NameOID
+
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+END = datetime.datetime(2036, 1, 1, tzinfo=datetime.UTC)
+EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
+
+
+class Issuer:
+    """A CA or leaf with its key."""
+
+    def __init__(self, name: str, issuer: Issuer | None = None, *, ca: bool = True) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        signer = issuer or self
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.subject = subject
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signer.subject)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(START)
+            .not_valid_after(END)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(key_usage(ca), critical=True)
+        )
+        if not ca:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([EK_USAGE]), critical=False)
+        self.certificate = builder.sign(signer.key, hashes.SHA256())
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    @property
+    def key_pem(self) -> str:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+    @property
+    def public_pem(self) -> str:
+        public = self.key.public_key()
+        return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def request(self) -> str:
+        """A certificate request for the key, PEM."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(self.subject)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def key_usage(ca: bool) -> x509.KeyUsage:
+    """Certificate signing for CAs, key agreement for endorsement keys."""
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=not ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )

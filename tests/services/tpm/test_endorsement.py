@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Endorsement: every way in which a certificate or a path is wrong, then the paths that lead to a pinned
+CA."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
+from services.tpm import corpus
+from services.tpm.software_keys import endorsement_key, private_key
+from services.tpm.vendor import (
+    CA_USAGE,
+    EK_KEY_USAGE,
+    EK_USAGE,
+    EXPIRED,
+    NEVER,
+    NOW,
+    PAST,
+    Authority,
+    key_usage,
+    root,
+)
+
+from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.tpm.certificates import parse_certificate
+from trusted_infrastructure.tpm.endorsement import (
+    CertificateAuthority,
+    Endorsement,
+    has_public_key,
+    load_certificate_authority,
+    verify_endorsement,
+    verify_path,
+)
+
+EK = endorsement_key("rsa2048")
+EK_KEY = private_key("rsa2048")
+ROOT = root()
+INTERMEDIATE = ROOT.issue("Vendor intermediate", private_key("p256:ica"), usage=CA_USAGE, path_length=0)
+EK_FIELDS: dict[str, Any] = {"ca": False, "usage": EK_KEY_USAGE, "extended": [EK_USAGE], "tpm_names": True}
+LEAF = INTERMEDIATE.issue("", EK_KEY, **EK_FIELDS)
+AUTHORITIES = [load_certificate_authority("vendor", [ROOT.pem])]
+
+
+def leaf(issuer: Authority = INTERMEDIATE, **fields: Any) -> Authority:
+    """An EK certificate with something about it changed."""
+    return issuer.issue(fields.pop("subject", ""), fields.pop("key", EK_KEY), **(EK_FIELDS | fields))
+
+
+def intermediate(**fields: Any) -> Authority:
+    """An intermediate CA with something about it changed."""
+    issuer = fields.pop("issuer", ROOT)
+    return issuer.issue("Changed CA", private_key("p256:changed"), **({"usage": CA_USAGE} | fields))
+
+
+def verify(
+    *certificates: Authority,
+    authorities: list[CertificateAuthority] = AUTHORITIES,
+    now: datetime = NOW,
+) -> Endorsement:
+    return verify_endorsement(EK, [certificate.der for certificate in certificates], authorities, now)
+
+
+# EK certificates by the genuine intermediate that must not pass.
+LEAVES: dict[str, tuple[dict[str, Any], str]] = {
+    "expired": ({"not_after": EXPIRED}, "valid from 2020-01-01 to 2026-05-31, not on 2026-06-01"),
+    "not yet valid": ({"not_before": datetime(2027, 1, 1, tzinfo=UTC)}, "valid from 2027-01-01"),
+    "a CA": ({"ca": True}, "is a CA certificate"),
+    "for signing": ({"usage": key_usage(digital_signature=True)}, "found digitalSignature"),
+    "no extended key usage": ({"extended": None}, "must contain 2.23.133.8.1: found none"),
+    "for TLS": ({"extended": [ExtendedKeyUsageOID.SERVER_AUTH]}, "found 1.3.6.1.5.5.7.3.1"),
+    "for anything": ({"extended": [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]}, "must contain"),
+    "unknown critical extension": (
+        {"unknown_critical": True},
+        "critical extensions that are not handled: 1.2.3.4",
+    ),
+    "signed by another key": ({"signer": private_key("p256:other")}, "no CA entry leads to its issuer"),
+}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_leaf_refused(name: str) -> None:
+    fields, words = LEAVES[name]
+    with pytest.raises(Refusal, match=words) as refusal:
+        verify(leaf(**fields), INTERMEDIATE)
+    assert refusal.value.code == "ek_certificate_invalid"
+
+
+def test_leaf_signed_with_sha1_refused() -> None:
+    weak = parse_certificate(LEAF.der)
+    object.__setattr__(weak, "signature_algorithm", SignatureAlgorithmOID.ECDSA_WITH_SHA1)
+    with pytest.raises(Refusal, match="is not RSA or ECDSA with SHA-2"):
+        verify_path(weak, [parse_certificate(INTERMEDIATE.der)], AUTHORITIES, NOW)
+
+
+# Intermediates, sent by the host, that must not stand between the EK certificate and the pinned root.
+ISSUERS: dict[str, tuple[dict[str, Any], str]] = {
+    "expired": ({"not_after": EXPIRED}, "valid from"),
+    "not yet valid": ({"not_before": datetime(2027, 1, 1, tzinfo=UTC)}, "valid from 2027"),
+    "no CA": ({"ca": False}, "is not a CA"),
+    "without basic constraints": ({"ca": None}, "is not a CA"),
+    "without key usage": ({"usage": None}, "may not sign certificates"),
+    "may not sign certificates": ({"usage": key_usage(digital_signature=True)}, "may not sign certificates"),
+    "for TLS only": ({"extended": [ExtendedKeyUsageOID.SERVER_AUTH]}, "may not issue EK certificates"),
+    "unknown critical extension": ({"unknown_critical": True}, "1.2.3.4"),
+    "signed by another key": ({"signer": private_key("p256:other")}, "no CA entry leads"),
+}
+
+
+@pytest.mark.parametrize("name", ISSUERS)
+def test_intermediate_refused(name: str) -> None:
+    fields, words = ISSUERS[name]
+    changed = intermediate(**fields)
+    with pytest.raises(Refusal, match=words) as refusal:
+        verify(leaf(changed), changed)
+    assert refusal.value.code == "ek_certificate_invalid"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("rsa1024", "at least 2048 bits: found 1024"), ("p224", "found secp224r1")]
+)
+def test_weak_issuer_refused(kind: str, words: str) -> None:
+    weak = ROOT.issue("Weak CA", private_key(kind), usage=CA_USAGE)
+    with pytest.raises(Refusal, match=words):
+        verify(leaf(weak), weak)
+
+
+def test_weak_endorsement_key_certificate_refused() -> None:
+    weak = endorsement_key("rsa1024")
+    certificate = leaf(key=private_key("rsa1024"))
+    with pytest.raises(Refusal, match="at least 2048 bits"):
+        verify_endorsement(weak, [certificate.der, INTERMEDIATE.der], AUTHORITIES, NOW)
+
+
+def test_path_length_is_kept() -> None:
+    second = INTERMEDIATE.issue("Second", private_key("p256:second"), usage=CA_USAGE)
+    with pytest.raises(Refusal, match="allows 0 CAs below it: found 1"):
+        verify(leaf(second), second, INTERMEDIATE)
+    wide = intermediate(path_length=1)
+    second = wide.issue("Second", private_key("p256:second"), usage=CA_USAGE)
+    assert len(verify(leaf(second), second, wide).issuers) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"not_after": EXPIRED}, "valid from"), ({"usage": None}, "may not sign certificates")],
+)
+def test_the_pinned_certificate_is_judged_too(fields: dict[str, Any], words: str) -> None:
+    pinned = root("Old root", "p384:old", **fields)
+    authorities = [load_certificate_authority("old", [pinned.pem])]
+    with pytest.raises(Refusal, match=words):
+        verify(leaf(pinned), authorities=authorities)
+
+
+def test_a_root_from_the_host_is_never_trusted() -> None:
+    rogue = root("Rogue root", "p384:rogue")
+    with pytest.raises(Refusal, match="no CA entry leads to its issuer 'CN=Rogue root'"):
+        verify(leaf(rogue), rogue)
+    # Not even under the pinned root's name.
+    twin = root("Vendor root", "p384:rogue")
+    with pytest.raises(Refusal, match="no CA entry leads"):
+        verify(leaf(twin), twin)
+
+
+def test_the_pinned_certificate_is_no_endorsement_key() -> None:
+    with pytest.raises(Refusal, match="ek_mismatch"):
+        verify(ROOT)
+    with pytest.raises(Refusal, match="is a CA certificate"):
+        verify_path(parse_certificate(ROOT.der), [], AUTHORITIES, NOW)
+
+
+def test_certificate_of_another_key() -> None:
+    other = leaf(key=private_key("p256"))
+    with pytest.raises(Refusal, match="for another key than the host presented") as refusal:
+        verify(other, INTERMEDIATE)
+    assert refusal.value.code == "ek_mismatch"
+
+
+def test_no_certificate_and_too_many() -> None:
+    with pytest.raises(Refusal) as refusal:
+        verify()
+    assert refusal.value.code == "ek_certificate_missing"
+    with pytest.raises(InvalidField, match="ek_certificates: 9 certificates: expected at most 8"):
+        verify(*[LEAF] * 9)
+
+
+def test_look_alikes_cost_a_bounded_number_of_checks() -> None:
+    # Each of the seven has issued each: without a budget there are thousands of paths to try.
+    key = private_key("p256:ica")
+    one = root("Same", "p256:ica")
+    alike = [one.issue("Same", key, usage=CA_USAGE) for _ in range(7)]
+    with pytest.raises(Refusal, match="no path within 32 signature checks"):
+        verify(leaf(one), *alike)
+
+
+def test_a_longer_path_than_any_vendor_has() -> None:
+    chain = [intermediate()]
+    for number in range(6):
+        chain.append(chain[-1].issue(f"CA {number}", private_key(f"p256:{number}"), usage=CA_USAGE))
+    with pytest.raises(Refusal, match="no CA entry leads"):
+        verify(leaf(chain[-1]), *chain)
+
+
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "does not begin with a DER sequence"),
+    "PEM": (LEAF.pem.encode(), "does not begin with a DER sequence"),
+    "zeros": (bytes(1000), "does not begin with a DER sequence"),
+    "cut": (LEAF.der[:-1], "says"),
+    "length of four octets": (b"\x30\x84" + bytes(100), "a length that no certificate has"),
+    "indefinite length": (b"\x30\x80" + bytes(100), "a length that no certificate has"),
+    "another sequence": (b"\x30\x03\x02\x01\x05", "error parsing asn1 value"),
+    "tail": (LEAF.der + b"tail", "4 bytes after the certificate are not padding"),
+    "mixed padding": (LEAF.der + b"\0\xff", "2 bytes after the certificate are not padding"),
+    "second certificate": (LEAF.der + INTERMEDIATE.der, "are not padding"),
+    "too long": (LEAF.der + bytes(17 << 10), "expected at most 16384"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("position", [0, 1])
+def test_malformed(name: str, position: int) -> None:
+    data, words = MALFORMED[name]
+    certificates = [LEAF.der, INTERMEDIATE.der]
+    certificates[position] = data
+    with pytest.raises(Refusal, match=f"malformed certificate: .*{words}") as refusal:
+        verify_endorsement(EK, certificates, AUTHORITIES, NOW)
+    assert (refusal.value.code, refusal.value.status) == ("ek_certificate_invalid", 400)
+
+
+def test_every_flipped_byte_is_refused() -> None:
+    # Every byte of a certificate is signed, is the signature, or says how long these are.
+    for offset in range(0, len(LEAF.der), 3):
+        changed = bytearray(LEAF.der)
+        changed[offset] ^= 0x01
+        with pytest.raises(Refusal):
+            verify_endorsement(EK, [bytes(changed), INTERMEDIATE.der], AUTHORITIES, NOW)
+
+
+# ---- what passes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3072", "p256", "p384"])
+@pytest.mark.parametrize("padding", [b"", bytes(200), b"\xff" * 200])
+def test_paths_over_the_hosts_intermediate(kind: str, padding: bytes) -> None:
+    usage = EK_KEY_USAGE if kind.startswith("rsa") else key_usage(key_agreement=True)
+    certificate = leaf(key=private_key(kind), usage=usage)
+    sent = [certificate.der + padding, INTERMEDIATE.der + padding]
+    found = verify_endorsement(endorsement_key(kind), sent, AUTHORITIES, NOW)
+    assert found.authority == "vendor"
+    assert [issuer.subject for issuer in found.issuers] == ["CN=Vendor intermediate", "CN=Vendor root"]
+    assert found.leaf.der == certificate.der
+
+
+def test_intermediates_of_the_entries() -> None:
+    entry = load_certificate_authority("vendor", [ROOT.pem, INTERMEDIATE.pem])
+    assert verify(LEAF, authorities=[entry]).authority == "vendor"
+    other = load_certificate_authority("other", [root("Other", "p384:other").pem, INTERMEDIATE.pem])
+    assert verify(LEAF, authorities=[other, *AUTHORITIES]).authority == "vendor"
+    with pytest.raises(Refusal, match="no CA entry leads"):
+        verify(LEAF, authorities=[other])
+
+
+def test_a_pinned_intermediate_is_enough() -> None:
+    entry = load_certificate_authority("pinned", [INTERMEDIATE.pem])
+    assert verify(LEAF, authorities=[entry]).authority == "pinned"
+
+
+def test_a_bad_twin_does_not_hide_the_good_intermediate() -> None:
+    twin = ROOT.issue("Vendor intermediate", private_key("p256:ica"), usage=CA_USAGE, not_after=EXPIRED)
+    assert verify(LEAF, twin, INTERMEDIATE).authority == "vendor"
+
+
+def test_the_exception_for_certificates_without_extended_key_usage() -> None:
+    entry = load_certificate_authority("vendor", [ROOT.pem], eku_exception=True)
+    assert verify(leaf(extended=None), INTERMEDIATE, authorities=[entry]).authority == "vendor"
+    # The exception is for none, not for another one.
+    with pytest.raises(Refusal, match="must contain"):
+        verify(leaf(extended=[ExtendedKeyUsageOID.SERVER_AUTH]), INTERMEDIATE, authorities=[entry])
+
+
+# ---- CA entries --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chain", "words"),
+    [
+        ([], "cert_chain: must have at least one"),
+        ([""], r"cert_chain\[0\]: malformed certificate"),
+        ([ROOT.pem, "x"], r"cert_chain\[1\]: malformed certificate"),
+        ([ROOT.pem + INTERMEDIATE.pem], "expected exactly one PEM certificate"),
+        (["-----BEGIN CERTIFICATE-----\n\u00e9\n-----END CERTIFICATE-----"], "malformed certificate"),
+        (["-----BEGIN CERTIFICATE-----\n" + "A" * 40000], "expected at most"),
+        ([ROOT.pem, LEAF.pem], r"cert_chain\[1\]: serial .* is not a CA certificate"),
+        ([ROOT.pem.replace("CERTIFICATE", "PUBLIC KEY")], "malformed certificate"),
+    ],
+)
+def test_ca_entry_refused(chain: list[str], words: str) -> None:
+    with pytest.raises(InvalidField, match=words) as refusal:
+        load_certificate_authority("name", chain)
+    assert refusal.value.code == "malformed_request"
+
+
+def _with_crl(issuer: Authority, crl: str) -> list[CertificateAuthority]:
+    return [load_certificate_authority("vendor", [ROOT.pem, INTERMEDIATE.pem], revocation_lists=[crl])]
+
+
+def test_revoked() -> None:
+    serial = LEAF.certificate.serial_number
+    crl = INTERMEDIATE.revoke([serial, 5], NEVER)
+    with pytest.raises(Refusal, match="was revoked by 'CN=Vendor intermediate'"):
+        verify(LEAF, authorities=_with_crl(INTERMEDIATE, crl))
+    crl = ROOT.revoke([INTERMEDIATE.certificate.serial_number], NEVER)
+    with pytest.raises(Refusal, match="'CN=Vendor intermediate' was revoked by 'CN=Vendor root'"):
+        verify(LEAF, authorities=_with_crl(ROOT, crl))
+    # The same number by another issuer is another certificate.
+    assert verify(LEAF, authorities=_with_crl(ROOT, ROOT.revoke([serial], NEVER)))
+
+
+def test_crl_that_can_not_be_relied_on() -> None:
+    old = INTERMEDIATE.revoke([], EXPIRED)
+    with pytest.raises(Refusal, match="out of date since 2026-05-31"):
+        verify(LEAF, authorities=_with_crl(INTERMEDIATE, old))
+    forged = INTERMEDIATE.revoke([], NEVER, signer=private_key("p256:other"))
+    with pytest.raises(Refusal, match="is not signed by it"):
+        verify(LEAF, authorities=_with_crl(INTERMEDIATE, forged))
+    assert verify(LEAF, authorities=_with_crl(INTERMEDIATE, INTERMEDIATE.revoke([], NEVER)))
+    for pem in ("", "x", ROOT.pem):
+        with pytest.raises(InvalidField, match=r"revocation_lists\[0\]: malformed CRL"):
+            _with_crl(ROOT, pem)
+
+
+def test_enrolled_key_comparison() -> None:
+    assert has_public_key(EK, EK.subject_public_key_info())
+    assert not has_public_key(EK, endorsement_key("p256").subject_public_key_info())
+    for pem in ("", "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----", ROOT.pem):
+        with pytest.raises(InvalidField, match="public_key: is not a public key in PEM"):
+            has_public_key(EK, pem)
+
+
+# ---- certificates of real TPMs -----------------------------------------------------------------------------
+
+
+def _pem_blocks(path: Path) -> list[str]:
+    text = path.read_text()
+    end = "-----END CERTIFICATE-----"
+    blocks = [block[block.index("-----BEGIN") :] + end + "\n" for block in text.split(end)[:-1]]
+    return blocks
+
+
+def _vendors() -> list[CertificateAuthority]:
+    """Every root of the corpus that is well-formed, all intermediates in the first entry."""
+    folder = corpus.FOLDER / "tpm_vendor_cas"
+    intermediates = _pem_blocks(folder / "intermediates.pem")
+    found = []
+    for number, pem in enumerate(_pem_blocks(folder / "roots.pem")):
+        try:
+            found.append(
+                load_certificate_authority(f"root {number}", [pem, *([] if found else intermediates)])
+            )
+        except InvalidField as refusal:
+            assert "malformed certificate" in refusal.message
+    return found
+
+
+def _google() -> CertificateAuthority:
+    folder = corpus.FOLDER / "tpm_vendor_cas" / "google"
+    chain = []
+    for file in ("gcp_ek_ak_ca_root.crt", "gcp_ek_ak_ca_intermediate_v3.crt"):
+        data = (folder / file).read_bytes()
+        load = x509.load_pem_x509_certificate if data.startswith(b"-----") else x509.load_der_x509_certificate
+        chain.append(load(data).public_bytes(serialization.Encoding.PEM).decode())
+    return load_certificate_authority("google", chain, eku_exception=True)
+
+
+@corpus.parametrize("ek_certificates/*.der")
+def test_real_endorsement_certificates(path: Path) -> None:
+    if corpus.is_absent(path):
+        return
+    certificate = parse_certificate(path.read_bytes() + b"\xff" * 100)
+    authorities = [*_vendors(), _google()]
+    found = verify_path(certificate, [], authorities, NOW)
+    assert found.issuers[-1].is_ca
+    others = [entry for entry in authorities if entry.name != found.authority]
+    with pytest.raises(Refusal, match="ek_certificate_invalid"):
+        verify_path(certificate, [], others, NOW)
+    with pytest.raises(Refusal, match="valid from"):
+        verify_path(certificate, [], authorities, PAST)
+
+
+def test_signature_hash_of_the_builder_is_strong() -> None:
+    # The table above relies on it: what is refused there is refused for what the row says.
+    assert verify(leaf(hash_=hashes.SHA384()), INTERMEDIATE).authority == "vendor"
