@@ -74,7 +74,14 @@ class Environment:
         if not pip:
             raise EnvironmentFailure(f"no {PIP_WHEELS}: install the package python3-venv")
         self._step(["/usr/bin/python3", "-m", "venv", "--without-pip", self.path])
-        options = ["--no-index", "--find-links", os.path.join(wheelhouse, "wheels"), "--require-hashes", "--no-deps", "--no-compile"]
+        options = [
+            "--no-index",
+            "--find-links",
+            os.path.join(wheelhouse, "wheels"),
+            "--require-hashes",
+            "--no-deps",
+            "--no-compile",
+        ]
         quiet = ["--quiet", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
         self._step([python, os.path.join(pip[-1], "pip"), "--isolated", "install", *options, *quiet, "-r", lock])
         packages = glob.glob(os.path.join(self.path, "lib", "python3*", "site-packages"))

@@ -68,7 +68,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
 
 CLUSTERS = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}"
-SETTINGS = "/trust/trust-authority-clusters/{cluster}/settings"
+SETTINGS = "/trust/clusters/{cluster}/settings"
 STATES = {"enabled": "ENABLE", "disabled": "DISABLE"}
 TIMES = ("token_lifetime", "grace_period", "key_cache_max_age")
 
@@ -77,20 +77,20 @@ def read(client: ManagementClient, name: str, with_settings: bool) -> dict[str, 
     """State and settings of the cluster, with its id."""
     cluster = cluster_id(client, name)
     state = client.call(Call("GET", path(CLUSTERS, cluster=cluster)))["state"]
-    settings = client.call(Call("GET", path(SETTINGS, cluster=cluster))) if with_settings else {}
+    settings = client.call(Call("GET", path(SETTINGS, cluster=cluster), task=True)) if with_settings else {}
     return {"cluster": cluster, "state": state, **{key: settings[key] for key in TIMES if key in settings}}
 
 
 def plan(current: dict[str, t.Any], wanted: dict[str, t.Any]) -> Plan:
-    """Calls that bring the settings, then the state, to what is wanted."""
+    """Calls that bring the state, then the settings, to what is wanted."""
     different = differs(current, wanted)
     times = {key: value for key, value in different.items() if key in TIMES}
     calls = []
-    if times:
-        calls.append(Call("PATCH", path(SETTINGS, cluster=current["cluster"]), times, task=True))
     if "state" in different:
         body = {"state": different["state"]}
         calls.append(Call("PATCH", path(CLUSTERS, cluster=current["cluster"]), body, task=True))
+    if times:
+        calls.append(Call("PATCH", path(SETTINGS, cluster=current["cluster"]), times, task=True))
     return Plan(current, {**current, **different}, tuple(calls))
 
 

@@ -23,7 +23,7 @@ VERSION = 1
 ATTESTATION_LABEL = b"trusted.infrastructure/attestation/v1"
 ANSWER_LABEL = b"trusted.infrastructure/answer/v1"
 SEAL_LABEL = b"trusted.infrastructure/seal/v1"
-PURPOSE_TOKEN = "token"
+PURPOSE_TOKEN = "token"  # noqa: S105 - what a challenge is for, not a password
 
 Message = TypeVar("Message", bound="WireMessage")
 

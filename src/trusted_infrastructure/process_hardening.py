@@ -11,7 +11,8 @@ import resource
 from trusted_infrastructure.refusal import Refusal
 
 PR_SET_DUMPABLE = 4  # prctl(2)
-MCL_CURRENT, MCL_FUTURE = 1, 2  # mlockall(2)
+# mlockall(2). ONFAULT: a page is locked when it is used; without it each thread's whole stack is made resident.
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 
 def forbid_dumps() -> None:
@@ -25,7 +26,7 @@ def forbid_dumps() -> None:
 
 def lock_memory() -> None:
     """Keep all pages, present and future, out of swap. Raises Refusal `hardening_failed`."""
-    _call("mlockall", "mlockall", MCL_CURRENT | MCL_FUTURE)
+    _call("mlockall", "mlockall", MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
 
 
 def _call(name: str, function: str, *arguments: int) -> None:

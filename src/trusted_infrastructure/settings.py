@@ -48,9 +48,9 @@ def _invalid(message: str) -> Refusal:
 
 def _path(wanted: type, value: object) -> object:
     """Settings hold absolute paths: a relative one would depend on where the service was started."""
-    if wanted is not Path or not isinstance(value, str):
+    if wanted is not Path:
         raise NotImplementedError(f"no decoding of {wanted}")
-    if not value.startswith("/"):
+    if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"{value!r} is not an absolute path")
     return Path(value)
 

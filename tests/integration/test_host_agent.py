@@ -116,17 +116,18 @@ def test_a_key_check_gives_the_services_reason(attested: TrustedSite) -> None:
     attested.providers_of_scope = ["*"]
     attested.publish_trust_authority()
     assert attested.ask("POST", "key-check").json()["result"] == "OK"
-    unknown = attested.ask("POST", "key-check", {"provider": "a name/with more"}).json()
-    assert (unknown["result"], unknown["provider"]) == ("provider_unknown", "a name/with more")
+    unknown = attested.ask("POST", "key-check", {"provider": "a name with more"}).json()
+    assert (unknown["result"], unknown["provider"]) == ("provider_unknown", "a name with more")
 
 
 def test_withdrawn_trust_makes_the_host_attest_again(attested: TrustedSite) -> None:
+    before = attested.ask("GET", "../../local/v1/token").json()["token"]
     attested.security_generation += 1
     attested.publish_trust_authority()
-    before = attested.ask("GET", "../../local/v1/token").json()["token"]
-    assert attested.ask("POST", "key-check").json()["result"] == "OK"
-    after = attested.ask("GET", "../../local/v1/token").json()["token"]
-    assert before != after, "the cluster's grace period is 0"
+    deadline = time.monotonic() + 10
+    while attested.ask("GET", "../../local/v1/token").json()["token"] == before:
+        assert attested.ask("POST", "key-check").json()["result"] == "OK"
+        assert time.monotonic() < deadline, "the cluster's grace period is 0: the old token is refused"
 
 
 def test_a_denied_host_has_no_token_left(attested: TrustedSite) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Trust Authority host and a trusted host on this machine: Attestation Service and Key Provider Service over
-TLS, a software TPM with a measured boot, and the agent as a process of its own. Only the key server is not real.
+"""A Trust Authority host and a trusted host on this machine: both services over TLS, a software TPM with a
+measured boot, and the agent as a process of its own. Only the key server is not real.
 """
 
 from __future__ import annotations
@@ -254,6 +254,7 @@ class TrustedSite:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._both,
+                interface="asgi3",
                 ssl_certfile=folder / "server.pem",
                 ssl_keyfile=folder / "server.key",
                 lifespan="off",

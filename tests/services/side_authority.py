@@ -51,9 +51,9 @@ class SideAuthority:
         moment = self.now if now is None else now
         return key, sign_request(request, self.key, self.certificate, uri, dns, ips, days, now=moment)
 
-    def write_leaf(self, directory: Path, name: str, role: str, host: str, **names: tuple[str, ...]) -> None:
+    def write_leaf(self, directory: Path, name: str, role: str, host: str, dns: tuple[str, ...] = ()) -> None:
         """Write <name>.key and <name>.pem."""
-        key, certificate = self.leaf(role, host, **names)  # type: ignore[arg-type]
+        key, certificate = self.leaf(role, host, dns=dns)
         (directory / f"{name}.key").write_bytes(key)
         (directory / f"{name}.key").chmod(0o600)
         (directory / f"{name}.pem").write_text(certificate)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys and leaves as files: ensure, sign, install; what they refuse, and that a second run changes nothing."""
+"""Keys and leaves as files: what ensure, sign and install refuse, and that a second run changes nothing."""
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,8 @@ SERVER: dict[str, Any] = {
     "side": "trust_authority",
     "dns": ["ta1"],
     "ips": ["10.0.0.1"],
-    "owner": "root",
-    "group": "root",
+    "owner": pwd.getpwuid(os.getuid()).pw_name,
+    "group": grp.getgrgid(os.getgid()).gr_name,
 }
 AGENT = {**SERVER, "name": "agent", "role": "agent", "dns": [], "ips": []}
 

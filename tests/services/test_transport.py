@@ -9,10 +9,9 @@ import os
 import signal
 import socket
 import stat
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 from services.asgi_client import AsgiClient
+from services.served import OWN, Served, serving
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,15 +29,10 @@ from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.transport import (
     Application,
     JSONAnswer,
-    configure_logging,
     notify,
-    serve,
     unix_server,
 )
 from trusted_infrastructure.transport.unix_server import HEAD_LIMIT, listen, user_ids
-
-OWN = os.getuid()
-
 
 # ---- applications ----
 
@@ -123,70 +118,6 @@ def test_too_many_requests_at_once_are_refused_and_the_next_are_served() -> None
 
 
 # ---- sockets ----
-
-
-class Served:
-    """`serve` in a child process."""
-
-    def __init__(self, directory: Path, pid: int) -> None:
-        self.directory, self.pid, self.status = directory, pid, 0
-
-    def client(self, name: str) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.directory / name))
-        return httpx.Client(transport=transport, base_url="http://x", timeout=10)
-
-    def log(self) -> list[dict[str, Any]]:
-        lines = (self.directory / "log").read_bytes().splitlines()
-        return [msgspec.json.decode(line) for line in lines]
-
-    def wait(self) -> int:
-        """The exit code; negative for a signal. A child that does not end is killed, and the test fails."""
-        deadline = time.monotonic() + 20
-        while self.pid:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid, self.status = 0, os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                self.pid = 0
-                raise TimeoutError("the service did not end")
-            else:
-                time.sleep(0.01)
-        return self.status
-
-
-@contextlib.contextmanager
-def serving(directory: Path, apps: dict[str, Any], **options: Any) -> Iterator[Served]:
-    """Runs serve(apps, **options) in a child once it is ready; SIGTERM at the end. Exit code 3: a refusal."""
-    ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    ready.bind(str(directory / "notify"))
-    ready.settimeout(20)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.environ["NOTIFY_SOCKET"] = str(directory / "notify")
-            os.dup2(os.open(directory / "log", os.O_WRONLY | os.O_CREAT), 2)
-            sys.stderr = open(2, "w", buffering=1, closefd=False)
-            configure_logging("test")
-            root_only = [directory / name for name in options.pop("root_only", [])]
-            options.setdefault("allowed_users", [OWN])
-            serve({directory / name: app for name, app in apps.items()}, root_only=root_only, **options)
-            os._exit(0)
-        except Refusal as refusal:
-            os.write(2, msgspec.json.encode(refusal.as_dict()) + b"\n")
-            os._exit(3)
-        finally:
-            os._exit(99)
-    served = Served(directory, child)
-    try:
-        assert ready.recv(100) in (b"READY=1", b"STOPPING=1")
-        yield served
-    finally:
-        if served.pid:
-            os.kill(served.pid, signal.SIGTERM)
-        served.wait()
-        ready.close()
 
 
 @pytest.fixture

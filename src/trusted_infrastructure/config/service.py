@@ -74,6 +74,7 @@ class Configuration:
         self._store = ConfigStore(settings.state_directory / "config.db", settings.side)
         self._group = group_id(settings.snapshot_group)
         self._published = ""
+        self._generation = -1
         self._stale = True
         self._thread = ThreadPoolExecutor(1, "config-store")
 
@@ -90,7 +91,7 @@ class Configuration:
         """Commit, then publish. A batch that is committed and could not be published is not acknowledged; the
         sender repeats it, which changes nothing and publishes again."""
         applied = self._store.apply(batch.documents, batch.security_generation)
-        if applied.changed or self._stale or batch.security_generation:
+        if applied.changed or self._stale or applied.security_generation != self._generation:
             self._publish()
         return applied
 
@@ -141,7 +142,8 @@ class Configuration:
     def _publish(self) -> None:
         self._stale = True
         settings, store = self._settings, self._store
-        snapshot = snapshot_of(settings.host, settings.side, store.security_generation, store.documents())
+        generation = store.security_generation
+        snapshot = snapshot_of(settings.host, settings.side, generation, store.documents())
         try:
             self._published = publish(settings.snapshot, snapshot, self._group)
         except OSError as error:
@@ -150,6 +152,7 @@ class Configuration:
                 f"committed, but not published to {settings.snapshot}: {error.strerror}",
                 "check the run directory, then send the batch again",
             ) from None
+        self._generation = generation
         self._stale = False
 
 

@@ -289,6 +289,12 @@ def test_the_same_batch_again_is_accepted_and_does_not_republish(service: Servic
     service.send(image(1))
     before = service.settings.snapshot.stat()
     assert service.send(image(1))[1]["changed"] == []
+    assert service.send(image(1), security_generation=0)[1]["changed"] == []
+    assert service.settings.snapshot.stat().st_ino == before.st_ino
+    assert service.send(security_generation=1) == (200, {"changed": [], "security_generation": 1})
+    assert service.reader.current().security_generation == 1
+    before = service.settings.snapshot.stat()
+    assert service.send(image(1), security_generation=1)[1]["changed"] == []
     assert service.settings.snapshot.stat().st_ino == before.st_ino
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The command line: `python -m key_server.command serve|certificate|primary-keys`.
 
+PyKMIP takes most of a second to import: what needs it is imported where it is needed.
+
 The last two take one JSON object on stdin and answer one on stdout ({"changed": ...}); wrong input, or a key
 server that will not, is one sentence on stderr and exit code 1.
 """
@@ -13,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import certificate, primary_keys
+from .errors import KeyServerError
 
 
 def main() -> int:
@@ -34,7 +36,7 @@ def main() -> int:
     run = ensure_certificate if options.command == "certificate" else ensure_primary_keys
     try:
         answer = run(json.load(sys.stdin), check=options.check)
-    except (primary_keys.KeyServerError, OSError, ValueError, TypeError, KeyError) as error:
+    except (KeyServerError, OSError, ValueError, TypeError, KeyError) as error:
         print(f"key_server: {error}", file=sys.stderr)
         return 1
     json.dump(answer, sys.stdout)
@@ -43,6 +45,8 @@ def main() -> int:
 
 def ensure_certificate(wanted: dict[str, Any], *, check: bool) -> dict[str, Any]:
     """Input: certificate, key (paths), name, addresses. Answer: changed, certificate (PEM; "" if none)."""
+    from . import certificate
+
     path = Path(wanted["certificate"])
     changed = certificate.ensure(
         path, Path(wanted["key"]), wanted["name"], list(wanted["addresses"]), check=check
@@ -55,6 +59,8 @@ def ensure_primary_keys(wanted: dict[str, Any], *, check: bool) -> dict[str, Any
 
     Answer: changed, keys (ids that were made or would be).
     """
+    from . import primary_keys
+
     here = primary_keys.Endpoint(**wanted["here"])
     first = primary_keys.Endpoint(**wanted["first"]) if wanted["first"] else None
     keys = [primary_keys.WantedKey(**key) for key in wanted["keys"]]

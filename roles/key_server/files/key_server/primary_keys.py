@@ -24,6 +24,7 @@ from kmip.services.kmip_client import KMIPProxy
 from kmip.services.kmip_protocol import KMIPProtocol
 
 from .engine import REQUESTED_ID
+from .errors import KeyServerError
 
 TIMEOUT = 15
 KEY_BITS = 256
@@ -48,10 +49,6 @@ class WantedKey:
     name: str
     id: str
     policy: str
-
-
-class KeyServerError(Exception):
-    """What is wrong, and on which server."""
 
 
 def ensure(wanted: list[WantedKey], here: Endpoint, first: Endpoint | None, *, check: bool) -> list[str]:

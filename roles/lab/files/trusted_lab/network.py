@@ -56,12 +56,28 @@ def ensure_network(podman: Podman, settings: Settings, report: Report) -> Networ
                 f"the lab's network is {existing} and lab_network_subnet says {wanted}: destroy the lab first"
             )
         return existing
-    subnet = wanted or choose_subnet([*_routes(), *_podman_subnets(podman)])
+    subnet = wanted or _free_subnet(podman)
     if report.act(f"create the network {settings.name} ({subnet})"):
-        internal = ["--internal"] if settings.network_internal else []
-        label = f"{LABEL}={settings.name}"
-        podman.run("network", "create", *internal, "--label", label, "--subnet", str(subnet), settings.name)
+        while problem := _create(podman, settings, subnet):
+            # Perhaps another lab that starts at the same time was faster.
+            refused, subnet = subnet, wanted or _free_subnet(podman)
+            if subnet == refused:
+                raise LabError(f"podman does not make the network {subnet}: {problem}")
     return subnet
+
+
+def _create(podman: Podman, settings: Settings, subnet: Network) -> str:
+    """Empty if the network was made, otherwise what podman says."""
+    internal = ["--internal"] if settings.network_internal else []
+    label = f"{LABEL}={settings.name}"
+    made = podman.attempt(
+        "network", "create", *internal, "--label", label, "--subnet", str(subnet), settings.name
+    )
+    return "" if made.returncode == 0 else made.stderr.strip() or "no reason given"
+
+
+def _free_subnet(podman: Podman) -> Network:
+    return choose_subnet([*_routes(), *_podman_subnets(podman)])
 
 
 def _wanted_subnet(settings: Settings) -> Network | None:

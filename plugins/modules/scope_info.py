@@ -1,0 +1,66 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: scope_info
+short_description: List the scopes of a Trust Authority Cluster
+version_added: 0.1.0
+author:
+  - trusted.infrastructure contributors (@trusted-infrastructure)
+description:
+  - Lists the scopes of a Trust Authority Cluster.
+extends_documentation_fragment:
+  - trusted.infrastructure.connection
+  - trusted.infrastructure.attributes.info
+options:
+  cluster:
+    description: Name or id of the Trust Authority Cluster.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: All of them
+  trusted.infrastructure.scope_info:
+    cluster: trust-authority
+"""
+
+RETURN = r"""
+scopes:
+  description: What was found, with health.
+  type: list
+  elements: dict
+  returned: always
+  sample: [{"scope": "department-a", "providers": ["department-a"], "health": "OK"}]
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+
+RESOURCE = "/trust/clusters/{cluster}/scopes"
+
+
+def read(client: ManagementClient, cluster: str) -> list[dict[str, t.Any]]:
+    """All of them."""
+    return client.call(Call("GET", path(RESOURCE, cluster=cluster_id(client, cluster)), task=True))
+
+
+def main() -> t.NoReturn:
+    module = AnsibleModule(
+        argument_spec={**connection_arguments(), "cluster": {"type": "str", "required": True}},
+        supports_check_mode=True,
+    )
+    inform(module, "scopes", lambda client: read(client, module.params["cluster"]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

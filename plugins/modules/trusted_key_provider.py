@@ -1,0 +1,112 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trusted_key_provider
+short_description: Register a trusted key provider on the workload side
+version_added: 0.1.0
+author:
+  - trusted.infrastructure contributors (@trusted-infrastructure)
+description:
+  - Tells the hosts of trusted clusters the name of a trusted key provider, and which one is the default. The first one that
+    is registered becomes the default.
+  - vCenter Server does this in another API, so this module works with the managers of this collection only.
+extends_documentation_fragment:
+  - trusted.infrastructure.connection
+  - trusted.infrastructure.attributes
+options:
+  name:
+    description: Name of the provider on the Trust Authority side.
+    type: str
+    required: true
+  group:
+    description: Group of the Key Provider Services that have it. Needed with O(state=present).
+    type: str
+  default:
+    description: Whether it is to be the default. V(false) leaves the default as it is.
+    type: bool
+    default: false
+
+  state:
+    description: Whether the registration is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+"""
+
+EXAMPLES = r"""
+- name: Provider of a department
+  trusted.infrastructure.trusted_key_provider:
+    name: department-a
+    group: "{{ service.group }}"
+    default: true
+"""
+
+RETURN = r"""
+resource:
+  description: The registration as it is after the module, or would be in check mode; none when it is absent.
+  type: dict
+  returned: always
+  sample: {"provider": "department-a", "default": true}
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+
+RESOURCE = "/trust/trusted-key-providers"
+
+
+def read(client: ManagementClient, name: str) -> State:
+    """The registration, or None."""
+    found = client.find(Call("GET", RESOURCE + path("/{name}", name=name)))
+    return found and {"provider": name, "group": found["group"], "default": found["default"]}
+
+
+def plan(current: State, name: str, group: str | None, default: bool, state: str) -> Plan:
+    """Create, patch what differs, or delete."""
+    one = RESOURCE + path("/{name}", name=name)
+    if state == "absent":
+        return Plan(current, None, (Call("DELETE", one, task=True),) if current else ())
+    if current is None:
+        body = {"provider": name, "group": group, "default": default}
+        return Plan(None, body, (Call("POST", RESOURCE, body, task=True),))
+    different: dict[str, t.Any] = {}
+    if group is not None and group != current["group"]:
+        different["group"] = group
+    if default and not current["default"]:
+        different["default"] = True
+    calls = (Call("PATCH", one, different, task=True),) if different else ()
+    return Plan(current, {**current, **different}, calls)
+
+
+def main() -> t.NoReturn:
+    module = AnsibleModule(
+        argument_spec={
+            **connection_arguments(),
+            "name": {"type": "str", "required": True},
+            "group": {"type": "str"},
+            "default": {"type": "bool", "default": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        required_if=[("state", "present", ["group"])],
+        supports_check_mode=True,
+    )
+    name, state = module.params["name"], module.params["state"]
+    run(
+        module,
+        lambda client: read(client, name),
+        lambda current: plan(current, name, module.params["group"], module.params["default"], state),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
