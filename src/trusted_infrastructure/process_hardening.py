@@ -11,7 +11,7 @@ import resource
 from trusted_infrastructure.refusal import Refusal
 
 PR_SET_DUMPABLE = 4  # prctl(2)
-# mlockall(2). ONFAULT: a page is locked when it is used; without it each thread's whole stack is made resident.
+# mlockall(2). ONFAULT: a page is locked when it is used; without it all of a thread's stack is made resident.
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 

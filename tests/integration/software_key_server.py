@@ -25,7 +25,10 @@ ALL = (*READ, "ADD_ATTRIBUTE", "ACTIVATE", "REVOKE", "DESTROY")
 class SoftwareKeyServer:
     """Context manager: a running key server. administrator: common name of its own certificate."""
 
-    def __init__(self, folder: Path, name: str, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, folder: Path, name: str, address: str = "127.0.0.1", authority: Path | None = None
+    ) -> None:
+        """authority: folder of the CA; None makes one for this server alone."""
         self.folder = folder
         self.name = name
         self.address = address
@@ -33,18 +36,28 @@ class SoftwareKeyServer:
         self.clients = folder / "clients"
         self.clients.mkdir(parents=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self.command(
-            "certificate",
+        self._certify(authority or folder / "authority", name, address)
+        self.certificate = (folder / "server.pem").read_text()
+        self.allow({})
+
+    def _certify(self, authority: Path, name: str, address: str) -> None:
+        files = {"certificate": str(self.folder / "server.pem"), "key": str(self.folder / "server.key")}
+        authority.mkdir(exist_ok=True)
+        ca = self.command("authority", {"directory": str(authority), "name": "key servers"})["certificate"]
+        csr = self.command("request", {**files, "name": name, "addresses": [address]})["csr"]
+        signed = self.command(
+            "sign",
             {
-                "certificate": str(folder / "server.pem"),
-                "key": str(folder / "server.key"),
+                "directory": str(authority),
+                "csr": csr,
                 "name": name,
                 "addresses": [address],
+                "server": True,
             },
-        )
-        self.certificate = (folder / "server.pem").read_text()
-        self.trust(name, self.certificate)
-        self.allow({})
+        )["certificate"]
+        self.command("install", {**files, "content": signed})
+        self.trust("authority", ca)
+        self.authority = authority
 
     def allow(self, readers: dict[str, list[str]]) -> None:
         """Write the policies. readers: policy name -> common names that may read its keys."""
@@ -137,7 +150,7 @@ class SoftwareKeyServer:
     def command(self, name: str, wanted: dict[str, Any], *options: str) -> dict[str, Any]:
         """Run one command of the role. Raises CalledProcessError, whose stderr says why."""
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "key_server.command", *options, name],
+            [sys.executable, "-W", "ignore", "-m", "key_server.command", name, *options],
             env=_environment(),
             input=json.dumps(wanted).encode(),
             capture_output=True,

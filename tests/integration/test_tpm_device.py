@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent's use of a TPM, on a software TPM: keys, certificates, credentials, quotes; nothing is left behind."""
+"""The agent's use of a TPM, on a software TPM: keys, certificates, credentials, quotes; nothing is left."""
 
 from __future__ import annotations
 

@@ -152,9 +152,15 @@ class Agent:
     # ---- attestation --------------------------------------------------------------------------------------
 
     async def attest(self) -> None:
-        """Attest with every registered service now; what came of it is in the status. Raises Refusal for a
-        configuration that cannot be read."""
-        configuration = await self.refresh()
+        """Attest with every registered service now; what came of it is in the status.
+
+        An attempt that is under way is waited for, not counted: it may have been judged before what the
+        caller changed. Raises Refusal for a configuration that cannot be read.
+        """
+        await self.refresh()
+        if self._running:
+            await asyncio.wait(self._running.values())
+        configuration = self._known()
         tasks = [self._start(service) for service in configuration.attestation_services]
         if tasks:
             # Whoever asked may go away; the attempt is of use to everybody and goes on.
@@ -231,10 +237,13 @@ class Agent:
         """For `Keys`."""
         await self.attest()
 
-    def denied(self) -> None:
-        """For `Keys`: drop tokens and session keys."""
-        log.warning("denied")
-        self.attestations.drop_sessions()
+    def denied(self, refusal: Refusal) -> None:
+        """For `Keys`: drop tokens and session keys. The Attestation Services are asked again soon."""
+        now = self._now()
+        log.warning("denied", code=refusal.code, reason=refusal.message)
+        self.attestations.denied(refusal, now)
+        for service, attempt in self._attempts.items():
+            self._attempts[service] = schedule.after_failure(now, attempt, self._dice)
 
     async def key_check(self, provider: str | None) -> KeyCheck:
         """Make a key, get it again from its wrapped form, compare, forget both."""
@@ -274,7 +283,7 @@ class Agent:
 
     async def close(self) -> None:
         """Forget tokens and keys, close connections and the TPM."""
-        self.attestations.drop_sessions()
+        self.attestations.forget()
         self.tpm.close()
         await self._client.close()
 

@@ -97,8 +97,8 @@ class Attested(Protocol):
     async def attest_again(self) -> None:
         """Attest now, because the token was not accepted."""
 
-    def denied(self) -> None:
-        """Drop tokens and session keys."""
+    def denied(self, refusal: Refusal) -> None:
+        """Drop tokens and session keys: this host is to have no keys."""
 
 
 class Keys:
@@ -159,7 +159,7 @@ class Keys:
             return await self._from_any(provider, action, request, check)
         except Refusal as refusal:
             if refusal.code in DENIALS:
-                self._attested.denied()
+                self._attested.denied(refusal)
             if refusal.code not in ATTEST_AGAIN:
                 raise
         await self._attested.attest_again()

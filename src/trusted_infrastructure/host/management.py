@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from trusted_infrastructure.config.documents import Name
 from trusted_infrastructure.host import tpm_answers
 from trusted_infrastructure.host.agent import Agent, KeyCheck
 from trusted_infrastructure.host.state import AttestationStatus
@@ -42,7 +43,7 @@ TIME_LIMIT = 90.0  # an attestation with a slow TPM and services that do not ans
 class KeyCheckRequest(WireMessage, frozen=True):
     """Body of POST key-check; an empty body means the default provider."""
 
-    provider: str | None = None
+    provider: Name | None = None
 
 
 def management_application(

@@ -139,10 +139,14 @@ class Attestations:
             entry.reason, entry.message = refusal.code, refusal.message
             entry.settle(now)
 
-    def drop_sessions(self) -> None:
-        """Forget all tokens and session keys: this host was denied."""
-        for entry in self._entries.values():
-            entry.session = None
+    def denied(self, refusal: Refusal, now: int) -> None:
+        """A key provider said that this host is to have no keys: no token is shown any more."""
+        for service in self._entries:
+            self.failed(service, refusal, now)
+
+    def forget(self) -> None:
+        """Forget all tokens and session keys."""
+        self._entries.clear()
 
     def session(self, group: str, now: int) -> Session | None:
         """The token for the key provider services of `group` that ends last, or None."""

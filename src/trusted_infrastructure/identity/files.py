@@ -181,7 +181,11 @@ def certificate_expiries(directory: Path) -> list[dict[str, str]]:
         try:
             leaf = load_certificates(_read_text(path) or "")[0]
             found.append(
-                {"name": path.stem, "subject": described(leaf), "expires": utc(leaf.not_valid_after_utc)}
+                {
+                    "name": path.stem,
+                    "subject": leaf.subject.rfc4514_string(),
+                    "expires": utc(leaf.not_valid_after_utc),
+                }
             )
         except Refusal as refusal:
             found.append({"name": path.stem, "error": refusal.message})

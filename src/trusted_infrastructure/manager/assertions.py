@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import sqlalchemy as sql
@@ -135,10 +135,9 @@ def certificate_thumbprint(principal: Principal) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode()
 
 
-async def renew(manager: Manager, clusters: Sequence[Cluster]) -> None:
+async def renew(manager: Manager, cluster: Cluster) -> None:
     """Makes and sends the assertions that are due. Raises ResourceInaccessible naming hosts."""
-    for cluster in clusters:
-        async with manager.replication.lock(cluster):
-            with manager.database.transaction() as connection:
-                due = changes(connection, manager, cluster, current_services(connection, cluster))
-            await manager.replication.change(cluster, due)
+    async with manager.replication.lock(cluster):
+        with manager.database.transaction() as connection:
+            due = changes(connection, manager, cluster, current_services(connection, cluster))
+        await manager.replication.change(cluster, due)

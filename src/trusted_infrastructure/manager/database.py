@@ -68,6 +68,14 @@ registrations = sql.Table(
     sql.UniqueConstraint("kind", "hostname", "port"),
 )
 
+trusted_key_providers = sql.Table(
+    "trusted_key_providers",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("group_id", sql.String(255), nullable=False),
+    sql.Column("is_default", sql.Boolean, nullable=False),
+)
+
 tasks = sql.Table(
     "tasks",
     metadata,

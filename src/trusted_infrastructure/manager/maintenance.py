@@ -7,8 +7,9 @@ import structlog
 
 from trusted_infrastructure.manager.assertions import renew
 from trusted_infrastructure.manager.context import Context, Manager
-from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.manager.inventory import Cluster, all_clusters
 from trusted_infrastructure.manager.key_providers import learn_missing_check_values
+from trusted_infrastructure.manager.membership import restore
 from trusted_infrastructure.manager.vapi.errors import VapiError
 
 log = structlog.get_logger("trusted_infrastructure.manager")
@@ -16,17 +17,25 @@ log = structlog.get_logger("trusted_infrastructure.manager")
 
 async def maintain(manager: Manager) -> None:
     """One round. A failure is logged and tried again in the next round; the service goes on."""
-    try:
-        manager.sessions.forget_expired()
-        manager.tasks.forget_finished()
-        with manager.database.transaction() as connection:
-            clusters = all_clusters(connection)
-        if manager.principal is not None:
-            await renew(manager, clusters)
-        for cluster in clusters:
-            async with manager.replication.lock(cluster):
-                await learn_missing_check_values(Context(manager=manager, address="", cluster_named=cluster))
-    except VapiError as error:
-        log.warning("maintenance_incomplete", reason=error.reason, text=error.text)
-    except Exception as error:
-        log.error("maintenance_failed", type=type(error).__name__)
+    manager.sessions.forget_expired()
+    manager.tasks.forget_finished()
+    with manager.database.transaction() as connection:
+        clusters = all_clusters(connection)
+    work = repair if manager.settings.side == "trust_authority" else renew
+    for cluster in clusters:
+        try:
+            await work(manager, cluster)
+        except VapiError as error:
+            log.warning("maintenance_incomplete", cluster=cluster.name, reason=error.reason, text=error.text)
+        except Exception as error:
+            log.error("maintenance_failed", cluster=cluster.name, type=type(error).__name__)
+
+
+async def repair(manager: Manager, cluster: Cluster) -> None:
+    """Gives Trust Authority hosts that were away what they missed; learns check values of primary keys.
+
+    The workload side repairs on demand: there, an operation takes the configuration off hosts on purpose.
+    Raises ResourceInaccessible naming hosts."""
+    async with manager.replication.lock(cluster):
+        await restore(manager, cluster)
+        await learn_missing_check_values(Context(manager=manager, address="", cluster_named=cluster))

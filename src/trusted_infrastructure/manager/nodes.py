@@ -52,9 +52,11 @@ class NodeError(Exception):
 class Nodes(Protocol):
     """Calls to hosts by inventory name; every failure is a NodeError."""
 
-    async def call(self, host: str, method: str, path: str, content: Any = None) -> bytes:
+    async def call(
+        self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
+    ) -> bytes:
         """The body of a host's 2xx answer. path: absolute, such as "/config/v1/documents". content: anything
-        msgspec can encode as JSON."""
+        msgspec can encode as JSON. timeout: seconds, where it takes longer than others."""
 
     async def close(self) -> None:
         """Closes connections."""
@@ -70,14 +72,20 @@ class HttpNodes:
         self._client_for = client_for
         self._clients: dict[str, httpx.AsyncClient] = {}
 
-    async def call(self, host: str, method: str, path: str, content: Any = None) -> bytes:
+    async def call(
+        self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
+    ) -> bytes:
         if host not in self._clients:
             self._clients[host] = self._client_for(host)
         body = None if content is None else msgspec.json.encode(content)
         headers = {} if body is None else {"content-type": "application/json"}
         try:
             answer = await self._clients[host].request(
-                method, f"https://config.{host}{path}", content=body, headers=headers
+                method,
+                f"https://config.{host}{path}",
+                content=body,
+                headers=headers,
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
             )
         except httpx.TimeoutException:
             raise NodeError(host, "unreachable", "did not answer in time") from None
@@ -122,10 +130,16 @@ def decode_answer(host: str, body: bytes, wanted: type[Answer]) -> Answer:
 
 
 async def ask(
-    nodes: Nodes, host: str, method: str, path: str, wanted: type[Answer], content: Any = None
+    nodes: Nodes,
+    host: str,
+    method: str,
+    path: str,
+    wanted: type[Answer],
+    content: Any = None,
+    timeout: float | None = None,
 ) -> Answer:
     """Calls a host and decodes its answer. Raises NodeError."""
-    return decode_answer(host, await nodes.call(host, method, path, content), wanted)
+    return decode_answer(host, await nodes.call(host, method, path, content, timeout), wanted)
 
 
 async def applied(nodes: Nodes, host: str) -> Applied:

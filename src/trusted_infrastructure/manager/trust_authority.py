@@ -12,7 +12,7 @@ from trusted_infrastructure.config.documents import Peer, Tpm2Settings, TrustAut
 from trusted_infrastructure.manager import desired
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.desired import Change
-from trusted_infrastructure.manager.inventory import Cluster, Host
+from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.vapi.errors import NotAllowedInCurrentState
 
 KIND = "trust_authority_cluster"
@@ -49,16 +49,21 @@ def peers(hosts: Sequence[Host]) -> list[Peer]:
     return [Peer(host.name, host.public_name, host.port) for host in hosts]
 
 
-def enabling(connection: sql.Connection, cluster: Cluster, hosts: Sequence[Host]) -> list[Change]:
+def document_or_new(connection: sql.Connection, cluster: Cluster) -> TrustAuthorityCluster:
+    """The cluster's document; what it begins with, if it was never enabled."""
+    found = document(connection, cluster)
+    if found is not None:
+        return found
+    members = peers(hosts_of(connection, cluster))
+    return TrustAuthorityCluster(
+        cluster=cluster.id, name=cluster.name, state="DISABLE", group=cluster.group, peers=members
+    )
+
+
+def enabling(connection: sql.Connection, cluster: Cluster) -> list[Change]:
     """What makes a cluster a Trust Authority Cluster; earlier settings are kept."""
-    before = document(connection, cluster)
-    if before is None:
-        content = TrustAuthorityCluster(
-            cluster=cluster.id, name=cluster.name, state="ENABLE", group=cluster.group, peers=peers(hosts)
-        )
-    else:
-        content = msgspec.structs.replace(before, state="ENABLE", peers=peers(hosts))
-    changes = [Change(KIND, ID, content)]
+    before = document_or_new(connection, cluster)
+    changes = [Change(KIND, ID, msgspec.structs.replace(before, state="ENABLE"))]
     if desired.content(connection, cluster, SETTINGS_KIND, SETTINGS_ID, Tpm2Settings) is None:
         changes.append(Change(SETTINGS_KIND, SETTINGS_ID, Tpm2Settings()))
     return changes

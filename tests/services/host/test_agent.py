@@ -340,12 +340,13 @@ def test_the_loop_survives_a_configuration_that_is_not_there_yet(host: SoftwareH
     assert host.state() == ("ATTESTED", None)
 
 
-def test_attempts_with_one_service_do_not_overlap(host: SoftwareHost) -> None:
-    async def twice() -> None:
-        await asyncio.gather(host.agent.attest(), host.agent.attest())
+def test_who_asks_at_once_shares_attempts_that_began_after_the_question(host: SoftwareHost) -> None:
+    async def at_once() -> None:
+        await asyncio.gather(*(host.agent.attest() for _number in range(6)))
 
-    asyncio.run(twice())
-    assert host.services[0].calls.count("challenge") == 1
+    asyncio.run(at_once())
+    calls = [call for call in host.services[0].calls if call in ("challenge", "evidence")]
+    assert calls == ["challenge", "evidence"] * 2
 
 
 # ---- key check ----------------------------------------------------------------------------------------

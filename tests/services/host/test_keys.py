@@ -289,6 +289,7 @@ def test_a_denied_host_drops_its_tokens_and_keys(host: SoftwareHost) -> None:
     host.services[0].refuse_key = Refusal("host_denied", "removed")
     assert refused(lambda: create(host)) == "host_denied"
     assert host.agent.attestations.latest(NOW) is None
+    assert host.state() == ("FAILED", "host_denied")
     assert refused(lambda: create(host)) == "not_attested"
 
 

@@ -168,6 +168,7 @@ BODIES = {
     "no JSON": (b"{", "body"),
     "a list": (b"[]", "body"),
     "a number": (b'{"provider": 1}', "provider"),
+    "an empty name": (b'{"provider": ""}', "provider"),
     "an unknown field": (b'{"providr": "x"}', "providr"),
     "another version": (b'{"version": 2}', "version"),
     "not UTF-8": (b'{"provider": "\xff"}', "body"),

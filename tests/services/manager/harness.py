@@ -39,7 +39,9 @@ class FakeNodes:
         self.calls: list[tuple[str, str, str]] = []
         self.bodies: list[bytes] = []
 
-    async def call(self, host: str, method: str, path: str, content: Any = None) -> bytes:
+    async def call(
+        self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
+    ) -> bytes:
         self.calls.append((host, method, path))
         self.bodies.append(msgspec.json.encode(content))
         await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 from services.tpm import corpus
 from services.tpm.software_keys import endorsement_key, private_key
@@ -96,6 +97,13 @@ def test_leaf_signed_with_sha1_refused() -> None:
     object.__setattr__(weak, "signature_algorithm", SignatureAlgorithmOID.ECDSA_WITH_SHA1)
     with pytest.raises(Refusal, match="is not RSA or ECDSA with SHA-2"):
         verify_path(weak, [parse_certificate(INTERMEDIATE.der)], AUTHORITIES, NOW)
+
+
+def test_intermediate_signed_with_sha1_refused() -> None:
+    weak = parse_certificate(INTERMEDIATE.der)
+    object.__setattr__(weak, "signature_algorithm", SignatureAlgorithmOID.ECDSA_WITH_SHA1)
+    with pytest.raises(Refusal, match="'CN=Vendor intermediate': signature algorithm"):
+        verify_path(parse_certificate(LEAF.der), [weak], AUTHORITIES, NOW)
 
 
 # Intermediates, sent by the host, that must not stand between the EK certificate and the pinned root.
@@ -230,6 +238,32 @@ def test_malformed(name: str, position: int) -> None:
     with pytest.raises(Refusal, match=f"malformed certificate: .*{words}") as refusal:
         verify_endorsement(EK, certificates, AUTHORITIES, NOW)
     assert (refusal.value.code, refusal.value.status) == ("ek_certificate_invalid", 400)
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    return bytes([tag, 0x82]) + len(content).to_bytes(2, "big") + content
+
+
+def _version_1(der: bytes) -> bytes:
+    """The certificate without version and extensions, which is what version 1 is."""
+    tbs = x509.load_der_x509_certificate(der).tbs_certificate_bytes
+    version = bytes.fromhex("a003020102")
+    start = tbs.index(version) + len(version)
+    end = tbs.rindex(b"\xa3\x82") if b"\xa3\x82" in tbs else tbs.rindex(b"\xa3\x81")
+    return _der(0x30, _der(0x30, tbs[start:end]) + der[4 + len(tbs) :])
+
+
+def test_version_1_has_no_extensions_to_judge() -> None:
+    with pytest.raises(Refusal, match="malformed certificate: version must be 3"):
+        parse_certificate(_version_1(LEAF.der))
+
+
+def test_a_key_of_another_kind() -> None:
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    builder = x509.CertificateBuilder(ROOT.subject, ROOT.subject, edwards.public_key(), 5, PAST, NEVER)
+    der = builder.sign(edwards, None).public_bytes(serialization.Encoding.DER)
+    with pytest.raises(Refusal, match="malformed certificate: public key is not RSA or EC"):
+        parse_certificate(der)
 
 
 def test_every_flipped_byte_is_refused() -> None:

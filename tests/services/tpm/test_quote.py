@@ -149,6 +149,14 @@ def test_rsa_scheme_is_the_keys_not_the_signers(scheme: int) -> None:
         verify(attest, signature, ak)
 
 
+def test_a_hash_that_we_can_not_compute() -> None:
+    ak = replace(AK, scheme=Scheme(algorithms.ECDSA, algorithms.SM3_256))
+    attest = GENUINE.marshal()
+    genuine = sign(private_key("p256"), AK, attest)
+    with pytest.raises(Refusal, match="hash SM3_256 is not supported"):
+        verify(attest, genuine[:2] + b"\x00\x12" + genuine[4:], ak)
+
+
 def test_a_single_missing_byte_anywhere_is_refused() -> None:
     attest = GENUINE.marshal()
     for size in range(len(attest)):

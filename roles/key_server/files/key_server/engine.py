@@ -123,6 +123,10 @@ class Engine(KmipEngine):
             raise exceptions.InvalidField("The id that is asked for must be a positive number.")
         if self._data_session.get(pie_objects.ManagedObject, int(requested)) is not None:
             raise exceptions.InvalidField("An object with the id that is asked for exists.")
+        # PyKMIP's Destroy leaves the row of the key's own table; KMIP never uses an id again.
+        table = pie_objects.SymmetricKey.__table__
+        if self._data_session.execute(table.select().where(table.c.uid == int(requested))).first():
+            raise exceptions.InvalidField("The object with the id that is asked for was destroyed.")
         managed_object.unique_identifier = int(requested)
 
     def _get_attributes_from_managed_object(self, managed_object: Any, attr_names: Any) -> Any:

@@ -2,7 +2,7 @@
 """The TLS front of the key server.
 
 - TLS 1.2 or later; a client certificate is required, and must be, or chain to, one in the clients' folder.
-  The folder is read again when it changes: a new client needs no restart.
+  The folder is read again when it changes: a new client, or one that goes, needs no restart.
 - The common name of the certificate is who the client is. It is its group, too, so that a policy can let a
   client read one key and no other.
 - Logs go to standard error, never below INFO: at DEBUG, PyKMIP logs key bytes.
@@ -107,6 +107,7 @@ class Server(KmipServer):
         self._socket = listener
         self._is_serving = True
         self._logger.info("listening on %s port %s", *listener.getsockname()[:2])
+        notify_ready()
 
     def stop(self) -> None:
         """Stop between two requests: whoever has the engine's lock finishes what it does."""
@@ -144,6 +145,15 @@ class Server(KmipServer):
                 context.load_verify_locations(path)
             self._context, self._clients_seen = context, seen
         return self._context
+
+
+def notify_ready() -> None:
+    """Tell systemd that clients can connect (sd_notify(3)); nothing where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifying:
+            notifying.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+            notifying.sendall(b"READY=1")
 
 
 def serve(settings: Settings) -> None:

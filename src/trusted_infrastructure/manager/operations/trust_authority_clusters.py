@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trusted_infrastructure.manager.context import Context
-from trusted_infrastructure.manager.inventory import Cluster, hosts_of
+from trusted_infrastructure.manager.inventory import Cluster
 from trusted_infrastructure.manager.operations.structures import (
     TRUST_AUTHORITY,
     TRUST_AUTHORITY_PATH,
@@ -62,7 +62,7 @@ async def update(context: Context, given: UpdateInput) -> None:
     async with replication.lock(cluster):
         with context.manager.database.transaction() as connection:
             if given.spec.state == "ENABLE":
-                changes = enabling(connection, cluster, hosts_of(connection, cluster))
+                changes = enabling(connection, cluster)
             else:
                 changes = disabling(connection, cluster)
         await replication.change(cluster, changes)

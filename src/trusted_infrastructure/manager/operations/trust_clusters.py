@@ -169,6 +169,5 @@ OPERATIONS: Table = (
         handler=get_status,
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
-        task=True,
     ),
 )

@@ -109,7 +109,6 @@ OPERATIONS: Table = (
         handler=list_denials,
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
-        task=True,
         side="trust_authority",
     ),
     Operation(

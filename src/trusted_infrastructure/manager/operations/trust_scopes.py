@@ -182,7 +182,6 @@ OPERATIONS: Table = (
         handler=list_scopes,
         privileges=READ,
         errors=(NotFound,),
-        task=True,
         side="trust_authority",
     ),
     Operation(
@@ -211,7 +210,6 @@ OPERATIONS: Table = (
         handler=get,
         privileges=READ,
         errors=(NotFound,),
-        task=True,
         side="trust_authority",
     ),
     Operation(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""trust/clusters/{cluster}/settings, and accepting that a TPM was cleared: what vSphere has no API for."""
+"""Settings of a Trust Authority Cluster that vSphere has not, and accepting that a TPM was cleared."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import msgspec
 
 from trusted_infrastructure import sealing
 from trusted_infrastructure.manager import trust_authority
-from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.desired import Change
-from trusted_infrastructure.manager.health import document_health
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, ClusterInput
 from trusted_infrastructure.manager.operations.trust_cluster_hosts import check_enrolment
 from trusted_infrastructure.manager.service_reports import host_names
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
-    LocalizableMessage,
-    NotAllowedInCurrentState,
     NotFound,
     ResourceInaccessible,
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure
 
-PATH = f"{TRUST_PATH}/clusters/{{cluster}}"
+PATH = f"{TRUST_PATH}/trust-authority-clusters/{{cluster}}"
 
 # The ranges of the document (config.documents.TrustAuthorityCluster).
 TokenLifetime = Annotated[int, msgspec.Meta(ge=60, le=86400)]
@@ -43,8 +39,6 @@ class Info(Structure, frozen=True):
     grace_period: int
     key_cache_max_age: int
     hpke_suite: str
-    health: Health
-    details: list[LocalizableMessage]
 
 
 class UpdateSpec(Structure, frozen=True):
@@ -86,28 +80,20 @@ class Accepted(msgspec.Struct, frozen=True):
 
 async def get(context: Context, _given: ClusterInput) -> Info:
     with context.manager.database.transaction() as connection:
-        content = trust_authority.document(connection, context.cluster)
-    if content is None:
-        raise NotFound(f"{context.cluster.name!r} is not a Trust Authority Cluster.", context.cluster.name)
-    comparison = await context.manager.replication.compare(context.cluster)
-    health, details = document_health(comparison, trust_authority.KIND, trust_authority.ID)
+        content = trust_authority.document_or_new(connection, context.cluster)
     return Info(
         token_lifetime=content.token_lifetime,
         grace_period=content.grace_period,
         key_cache_max_age=content.key_cache_max_age,
         hpke_suite=content.hpke_suite,
-        health=health,
-        details=details,
     )
 
 
 async def update(context: Context, given: UpdateInput) -> None:
+    """Also before the cluster is enabled: it then starts with these."""
     async with context.manager.replication.lock(context.cluster):
-        trust_authority.require_enabled(context)
         with context.manager.database.transaction() as connection:
-            before = trust_authority.document(connection, context.cluster)
-        if before is None:
-            raise NotFound(f"{context.cluster.name!r} is not a Trust Authority Cluster.")
+            before = trust_authority.document_or_new(connection, context.cluster)
         wanted = {
             name: value for name, value in msgspec.structs.asdict(given.spec).items() if value is not None
         }
@@ -148,7 +134,6 @@ OPERATIONS: Table = (
         handler=get,
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
-        task=True,
         side="trust_authority",
     ),
     Operation(
@@ -161,7 +146,7 @@ OPERATIONS: Table = (
         output=None,
         handler=update,
         privileges=privileges("TrustedAdmin.ManageTrustedHosts", "TrustedAdmin.ManageTrustedHosts@cluster"),
-        errors=(InvalidArgument, NotFound, NotAllowedInCurrentState, ResourceInaccessible),
+        errors=(InvalidArgument, NotFound, ResourceInaccessible),
         body="spec",
         task=True,
         side="trust_authority",
