@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from collection_tree import ROOT, make_tree
 
@@ -30,6 +29,7 @@ TREE = ROOT / "build" / "tree"
 PYTHON = sys.executable
 NO_SUITES = {"tests/unit", "tests/sanity"}
 HEARTBEAT_SECONDS = 30
+TIDY_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class Gate:
 
     `in_copy`: it runs in the copy of the working tree that collection_tree.py makes.
     `checks`: a glob of what has to be there for it to mean anything.
+    `limit`: seconds after which it is stopped, and has failed.
     """
 
     name: str
     command: Sequence[str]
     in_copy: bool = False
     checks: str = ""
+    limit: float = 1200
 
 
 @dataclass
@@ -79,7 +81,11 @@ def gates() -> list[Gate]:
     return [
         Gate("ruff", ["ruff", "check", "."]),
         Gate("format", ["ruff", "format", "--check", "."]),
-        Gate("types", ["mypy", "--strict", "--cache-dir", "build/cache/mypy", "src", "tools"], checks="src/**/*.py"),
+        Gate(
+            "types",
+            ["mypy", "--strict", "--cache-dir", "build/cache/mypy", "src", "tools"],
+            checks="src/**/*.py",
+        ),
         Gate("layers", ["lint-imports", "--cache-dir", "build/cache/imports"], checks="src/**/*.py"),
         Gate("shell", ["shellcheck", "tools/run", ".ci/run", *scripts]),
         *[
@@ -105,7 +111,12 @@ def gates() -> list[Gate]:
         ),
         Gate("changelog", ["antsibull-changelog", "lint"], in_copy=True),
         Gate("importer", tool("import_collection.py")),
-        Gate("scenarios", tool("scenarios.py", test_lab_name()), checks="extensions/molecule/*/molecule.yml"),
+        Gate(
+            "scenarios",
+            tool("scenarios.py", test_lab_name()),
+            checks="extensions/molecule/*/molecule.yml",
+            limit=3000,
+        ),
     ]
 
 
@@ -114,24 +125,36 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def pump(process: subprocess.Popen[bytes], log_path: Path, name: str) -> str:
+class Overtime(Exception):
+    """A gate took longer than its limit."""
+
+
+def pump(process: subprocess.Popen[bytes], gate: Gate) -> str:
     """Pass a process's output on as it comes, with a sign of life where there is none. Returns all of it."""
     started = shown = time.monotonic()
     output = bytearray()
     source = process.stdout
     if source is None:
         raise ValueError("the process has no pipe to read from")
+    log_path = LOGS / f"{gate.name.replace('/', '-')}.log"
     with selectors.DefaultSelector() as selector, log_path.open("wb") as log:
         selector.register(source, selectors.EVENT_READ)
         while True:
-            if not selector.select(timeout=HEARTBEAT_SECONDS):
-                if time.monotonic() - shown >= HEARTBEAT_SECONDS:
-                    say(f"    ... {name} is running, {time.monotonic() - started:.0f} s")
+            now = time.monotonic()
+            if now - started > gate.limit:
+                raise Overtime(f"{gate.name}: stopped after {gate.limit:.0f} s")
+            if not selector.select(timeout=1):
+                # What a gate left running in the background may hold the pipe open for ever.
+                if process.poll() is not None:
+                    break
+                if now - shown >= HEARTBEAT_SECONDS:
+                    say(f"    ... {gate.name} is running, {now - started:.0f} s")
+                    shown = now
                 continue
             chunk = os.read(source.fileno(), 65536)
             if not chunk:
                 break
-            shown = time.monotonic()
+            shown = now
             output += chunk
             log.write(chunk)
             log.flush()
@@ -140,24 +163,38 @@ def pump(process: subprocess.Popen[bytes], log_path: Path, name: str) -> str:
     return output.decode("utf-8", "replace")
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a gate with all that it started; it gets the time to tidy up: the scenarios remove their lab."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=TIDY_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    except ProcessLookupError:
+        process.wait()
+
+
 def execute(gate: Gate) -> tuple[int, str]:
     """Run a gate's command in its own process group, without standard input. Returns exit code, output."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         list(gate.command),
         cwd=make_tree(TREE) if gate.in_copy else ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-    )
-    try:
-        output = pump(process, LOGS / f"{gate.name.replace(chr(47), chr(45))}.log", gate.name)
-        return process.wait(), output
-    except BaseException:
-        # The gate gets the time to tidy up after itself: the scenarios remove their lab.
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-        raise
+    ) as process:
+        try:
+            output = pump(process, gate)
+            return process.wait(), output
+        except Overtime as error:
+            end(process)
+            say(f"\n{error}")
+            return 124, ""
+        except BaseException:
+            end(process)
+            raise
 
 
 def count_tests(output: str) -> dict[str, int]:

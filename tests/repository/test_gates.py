@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The runner of the gates: a failure shows, and nothing passes that did not run."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -63,6 +65,7 @@ def test_all_well_is_zero(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     [
         gates.Gate("crash", python("raise SystemExit(3)")),
         gates.Gate("absent program", ["no-such-program-anywhere"]),
+        gates.Gate("hangs", python("import time; print('9 passed', flush=True); time.sleep(60)"), limit=1.5),
         gates.Gate("nothing to check", python("print('9 passed')"), checks="no/such/folder/*.py"),
     ],
     ids=lambda gate: gate.name,
@@ -77,6 +80,14 @@ def test_gate_has_no_standard_input() -> None:
         gates.Gate("reads", python("import sys; raise SystemExit(len(sys.stdin.read()))"))
     )
     assert outcome.result == "ok"
+
+
+def test_what_stays_in_the_background_does_not_hold_the_gates(logs: Path) -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); print('4 passed')"
+    outcome = gates.run_gate(gates.Gate("daemon", python(code)))
+    # It is still there, holding the pipe: this raises where it is not.
+    os.kill(int((logs / "daemon.log").read_text().split()[0]), signal.SIGKILL)
+    assert (outcome.result, outcome.passed) == ("ok", 4)
 
 
 @pytest.mark.parametrize("only", ["no-such-gate", "good,no-such-gate", ""])

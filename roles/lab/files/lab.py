@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The role's one program: lab.py survey|packages|image|up|cycle|stop|start|destroy [--check]
 
-Reads the settings as JSON from standard input and prints one JSON object: changed, actions, warnings,
+Reads the settings as JSON from standard input and prints one JSON object: changed, actions,
 seconds. What goes wrong is one line on standard error and exit code 1.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trusted clusters: the services that their hosts use, what vouches for the hosts, and their key providers."""
+"""Trusted clusters: the services that their hosts use, their assertions, their key providers."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def attaching(
     kind: Kind,
     added: Sequence[Registration],
 ) -> list[Change]:
-    """The documents for a cluster that uses further services. Raises NotAllowedInCurrentState when they are of
-    another Trust Authority Cluster than those it uses."""
+    """The documents for a cluster that uses further services.
+
+    Raises NotAllowedInCurrentState when they are of another Trust Authority Cluster than those it uses."""
     used = {other: services(connection, cluster, other) for other in KINDS}
     used[kind].update({item.service: item.content for item in added})
     groups = sorted({service.group for found in used.values() for service in found.values()})
     if len(groups) > 1:
         raise NotAllowedInCurrentState(
-            f"The cluster {cluster.name!r} would use services of several groups ({', '.join(groups)}); a trusted "
-            "cluster uses one Trust Authority Cluster.",
+            f"The cluster {cluster.name!r} would use services of several groups ({', '.join(groups)}); a "
+            "trusted cluster uses one Trust Authority Cluster.",
             reason="several_groups",
         )
     changes = [Change(kind, item.service, item.content) for item in added]

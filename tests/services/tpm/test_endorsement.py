@@ -241,7 +241,10 @@ def test_malformed(name: str, position: int) -> None:
 
 
 def _der(tag: int, content: bytes) -> bytes:
-    return bytes([tag, 0x82]) + len(content).to_bytes(2, "big") + content
+    if len(content) < 0x80:
+        return bytes([tag, len(content)]) + content
+    octets = 1 if len(content) < 0x100 else 2
+    return bytes([tag, 0x80 | octets]) + len(content).to_bytes(octets, "big") + content
 
 
 def _version_1(der: bytes) -> bytes:
@@ -249,7 +252,8 @@ def _version_1(der: bytes) -> bytes:
     tbs = x509.load_der_x509_certificate(der).tbs_certificate_bytes
     version = bytes.fromhex("a003020102")
     start = tbs.index(version) + len(version)
-    end = tbs.rindex(b"\xa3\x82") if b"\xa3\x82" in tbs else tbs.rindex(b"\xa3\x81")
+    # The extensions are the last element: [3], with a length of one octet.
+    end = next(at for at in range(len(tbs) - 1) if tbs[at] == 0xA3 and at + 2 + tbs[at + 1] == len(tbs))
     return _der(0x30, _der(0x30, tbs[start:end]) + der[4 + len(tbs) :])
 
 
@@ -366,6 +370,27 @@ def test_crl_that_can_not_be_relied_on() -> None:
     for pem in ("", "x", ROOT.pem):
         with pytest.raises(InvalidField, match=r"revocation_lists\[0\]: malformed CRL"):
             _with_crl(ROOT, pem)
+
+
+def test_crl_that_is_not_a_complete_one() -> None:
+    pem = INTERMEDIATE.revoke([], NEVER)
+    with pytest.raises(InvalidField, match="characters long: expected at most"):
+        _with_crl(ROOT, pem + " " * (4 << 20))
+    builder = x509.CertificateRevocationListBuilder(INTERMEDIATE.subject, PAST, NEVER)
+    builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    delta = builder.sign(INTERMEDIATE.key, hashes.SHA256())
+    with pytest.raises(InvalidField, match=r"critical extensions that are not handled: 2\.5\.29\.27"):
+        _with_crl(ROOT, delta.public_bytes(serialization.Encoding.PEM).decode())
+
+
+def test_crl_without_an_end() -> None:
+    crl = x509.load_pem_x509_crl(INTERMEDIATE.revoke([], NEVER).encode())
+    der, tbs = crl.public_bytes(serialization.Encoding.DER), crl.tbs_certlist_bytes
+    after = der[der.index(tbs) + len(tbs) :]
+    content = tbs[2 if tbs[1] < 0x80 else 3 :].replace(b"\x18\x0f99991231235959Z", b"")
+    endless = x509.load_der_x509_crl(_der(0x30, _der(0x30, content) + after))
+    with pytest.raises(InvalidField, match="has no nextUpdate"):
+        _with_crl(ROOT, endless.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def test_enrolled_key_comparison() -> None:

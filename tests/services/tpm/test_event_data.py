@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from services.tpm import event_log_builder as build
@@ -200,6 +201,28 @@ def test_load_option() -> None:
     for wrong in (b"", bytes(6), build.load_option("L", path)[:-3], build.load_option("L", path)[:8]):
         with pytest.raises(InvalidField):
             uefi.load_option(wrong)
+    with pytest.raises(InvalidField, match="FilePathList: needs 8 bytes, but only 4 are left"):
+        uefi.load_option(struct.pack("<IH", 1, 8) + build.utf16("L\0") + build.END)
+
+
+@pytest.mark.parametrize(
+    ("read", "data", "words"),
+    [
+        (uefi.variable, bytes(16) + struct.pack("<QQ", 513, 0) + bytes(1026), "UnicodeNameLength: is 513"),
+        (uefi.variable, build.variable("a", b"b") + b"\0", "1 trailing bytes"),
+        (uefi.authority_variable, build.variable("a", b"b") + bytes(17), "17 trailing bytes"),
+        (uefi.image_load, build.image_load(build.END) + bytes(17), "17 trailing bytes"),
+        (uefi.image_load, struct.pack("<QQQQ", 0, 0, 0, 16385) + bytes(16385), "DevicePath: is 16385"),
+        (uefi.gpt, b"EFI PARX" + build.gpt()[8:], "has not the signature"),
+        (uefi.gpt, build.gpt(0)[:92] + struct.pack("<Q", 1025) + bytes(128 * 1025), "1025 entries of 128"),
+        (uefi.gpt, build.gpt()[:84] + struct.pack("<I", 127) + build.gpt()[88:], "1 entries of 127"),
+        (uefi.handoff_tables, struct.pack("<Q", 1 << 60), "NumberOfTables: is 1152921504606846976"),
+        (device_path_text, b"\x04\x04\x03\x00", "a node has at least 4 bytes"),
+    ],
+)
+def test_refused_structure(read: Callable[[bytes], object], data: bytes, words: str) -> None:
+    with pytest.raises(InvalidField, match=words):
+        read(data)
 
 
 def test_device_paths() -> None:

@@ -58,8 +58,9 @@ def image_state(podman: Podman, settings: Settings) -> str:
     'outdated' (the lab's hosts were made from an older one)."""
     inputs = image_inputs(settings)
     tagged = podman.image(settings.image)
-    if tagged and not settings.image_rebuild:
-        if (tagged.get("Labels") or {}).get(INPUTS_LABEL) == inputs:
+    if tagged:
+        current = (tagged.get("Labels") or {}).get(INPUTS_LABEL) == inputs
+        if current and not settings.image_rebuild:
             return "ready"
         # Equal hosts must measure equal: a lab keeps its image as long as it has hosts.
         if podman.containers(f"trusted-infrastructure.lab={settings.name}"):
@@ -74,11 +75,6 @@ def ensure_image(podman: Podman, settings: Settings, report: Report) -> None:
     """Build the image if need be, and tag it for the lab."""
     with nullcontext() if report.check else _locked(settings.image_folder):
         state = image_state(podman, settings)
-        if state == "outdated":
-            report.warn(
-                f"the hosts of {settings.name} were made from an older image and keep it; "
-                "destroy the lab and make it again to get the new one"
-            )
         if state in ("ready", "outdated"):
             return
         if state == "absent" and report.act(f"build the image for {settings.image_release}"):

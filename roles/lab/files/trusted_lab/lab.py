@@ -130,6 +130,9 @@ def _names(containers: Any) -> str:
 
 def _ensure_folder(settings: Settings, report: Report) -> tuple[VendorCa, SshIdentity]:
     vendor, ssh = _vendor(settings), SshIdentity(settings.folder / "ssh")
+    if not settings.folder.exists() and not report.check:
+        settings.folder.parent.mkdir(parents=True, exist_ok=True)
+        settings.folder.mkdir(mode=0o700)
     if not vendor.exists() and report.act("create the TPM vendor's CA"):
         vendor.create(settings.name)
     if not ssh.exists() and report.act("create the lab's SSH key"):
@@ -253,9 +256,6 @@ def _locked(settings: Settings, report: Report) -> Iterator[None]:
         return
     descriptor = _lock(_lock_file(settings))
     try:
-        if not settings.folder.exists():
-            settings.folder.parent.mkdir(parents=True, exist_ok=True)
-            settings.folder.mkdir(mode=0o700)
         yield
     finally:
         os.close(descriptor)

@@ -17,7 +17,6 @@ class Report:
     def __init__(self, check: bool) -> None:
         self.check = check
         self.actions: list[str] = []
-        self.warnings: list[str] = []
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -28,10 +27,6 @@ class Report:
         if not self.check:
             print(action, file=sys.stderr, flush=True)
         return not self.check
-
-    def warn(self, text: str) -> None:
-        with self._lock:
-            self.warnings.append(text)
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -46,6 +41,5 @@ class Report:
         return {
             "changed": bool(self.actions),
             "actions": self.actions,
-            "warnings": self.warnings,
             "seconds": self.seconds,
         }

@@ -52,6 +52,12 @@ class X509CertChain(Structure, frozen=True):
         return [certificate.pem for certificate in read_chain("cert_chain", self.cert_chain)]
 
 
+class PresentedCertChain(Structure, frozen=True):
+    """Certificates (PEM) as a host has them: shown, whatever they are."""
+
+    cert_chain: list[str]
+
+
 class StsPrincipalId(Structure, frozen=True):
     """Name and domain of a principal."""
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from trusted_infrastructure.config.documents import RegisteredService
-from trusted_infrastructure.manager import desired, registrations, trusted_clusters
+from trusted_infrastructure.manager import registrations, trusted_clusters
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.operations.registered_services import (
     BASE,
@@ -105,8 +105,7 @@ def wanted_services(context: Context, kind: Kind, spec: CreateSpec) -> list[Regi
             ]
     if not meant:
         raise NotFound(
-            f"No {WHAT[kind]} of the Trust Authority Cluster {spec.trust_authority_cluster!r} is registered on "
-            "this manager.",
+            f"No {WHAT[kind]} of the Trust Authority Cluster {spec.trust_authority_cluster!r} is registered.",
             reason="no_service",
         )
     used = attached(context, kind)
@@ -129,8 +128,7 @@ def create(kind: Kind) -> Callable[[Context, CreateInput], Awaitable[str]]:
             new = wanted_services(context, kind, given.spec)
             with manager.database.transaction() as connection:
                 changes = trusted_clusters.attaching(connection, manager, cluster, kind, new)
-                desired.write(connection, cluster, changes)
-            await manager.replication.remediate(cluster)
+            await manager.replication.change(cluster, changes)
         return new[0].service
 
     return handler
@@ -145,8 +143,7 @@ def delete(kind: Kind) -> Callable[[Context, ServiceInput], Awaitable[None]]:
             find(context, kind, given.service)
             with manager.database.transaction() as connection:
                 changes = trusted_clusters.detaching(connection, manager, cluster, kind, given.service)
-                desired.write(connection, cluster, changes)
-            await manager.replication.remediate(cluster)
+            await manager.replication.change(cluster, changes)
 
     return handler
 

@@ -78,7 +78,7 @@ def query_values(operation: AnyOperation, query: Sequence[tuple[str, str]]) -> d
         elif name not in {TASK_PARAMETER, ACTION_PARAMETER}:
             known = ", ".join(sorted([*direct, *exploded])) or "none"
             raise InvalidArgument(name[:80], f"is not a query parameter of this operation; it has: {known}")
-    if operation.query is not None and inner:
+    if operation.query is not None and (inner or not optional(operation.input, operation.query)):
         values[operation.query] = inner
     return values
 
