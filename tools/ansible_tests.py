@@ -40,14 +40,13 @@ def place_get_pip(home: Path) -> None:
 def place_pip_configuration(home: Path) -> None:
     """Carry over how this user's pip is configured: ansible-test hands on HOME alone, and it is a new one."""
     parser = configparser.RawConfigParser()
+    parser.read_dict({"global": {"progress-bar": "off"}})
     old_home = Path.home()
     files = [old_home / ".pip" / "pip.conf", old_home / ".config" / "pip" / "pip.conf"]
     files += [Path(os.environ["PIP_CONFIG_FILE"])] if os.environ.get("PIP_CONFIG_FILE") else []
     parser.read(files, encoding="utf-8")
     for name, value in os.environ.items():
         if name.startswith("PIP_") and name != "PIP_CONFIG_FILE":
-            if not parser.has_section("global"):
-                parser.add_section("global")
             parser.set("global", name.removeprefix("PIP_").lower().replace("_", "-"), value)
     target = home / ".config" / "pip" / "pip.conf"
     target.parent.mkdir(parents=True, exist_ok=True)

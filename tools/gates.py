@@ -45,7 +45,7 @@ class Gate:
     command: Sequence[str]
     in_copy: bool = False
     checks: str = ""
-    limit: float = 1200
+    limit: float = 1800
 
 
 @dataclass

@@ -38,17 +38,23 @@ def run(lab: str, *command: str) -> int:
     ).returncode
 
 
-def destroy(lab: str) -> int:
-    """Remove the lab, and fail where containers or networks of its name are left."""
-    status = run(lab, "ansible-playbook", "trusted.infrastructure.lab_destroy", "-e", f"lab_name={lab}")
-    run(lab, "molecule", "reset", "--all")
-    left = []
+def left_behind(lab: str) -> list[str]:
+    """Containers and networks of this lab that are still there."""
+    names = []
     for listing in (["ps", "--all", "--format", "{{.Names}}"], ["network", "ls", "--format", "{{.Name}}"]):
         done = subprocess.run(["podman", *listing], capture_output=True, text=True, check=True)
-        left += [name for name in done.stdout.split() if name == lab or name.startswith(f"{lab}-")]
+        names += [name for name in done.stdout.split() if name == lab or name.startswith(f"{lab}-")]
+    return names
+
+
+def destroy(lab: str) -> bool:
+    """Remove the lab. Returns whether nothing of it is left."""
+    status = run(lab, "ansible-playbook", "trusted.infrastructure.lab_destroy", "-e", f"lab_name={lab}")
+    run(lab, "molecule", "reset", "--all")
+    left = left_behind(lab)
     if left:
         print(f"left after the lab was removed: {', '.join(left)}", flush=True)
-    return status or int(bool(left))
+    return status == 0 and not left
 
 
 def run_scenarios(lab: str, names: list[str]) -> dict[str, tuple[str, float]]:
@@ -82,7 +88,7 @@ def main() -> int:
         raise SystemExit(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, stop)
     results: dict[str, tuple[str, float]] = {}
-    removed = 1
+    removed = False
     try:
         # What a run that was killed may have left behind.
         if (ROOT / "build" / "labs" / lab).exists():
@@ -94,8 +100,8 @@ def main() -> int:
     for name, (result, seconds) in results.items():
         print(f"{name:<16} {result:<8} {seconds:>8.1f} s")
     passed = sum(result == "passed" for result, _seconds in results.values())
-    print(f"{passed} passed, {len(results) - passed + int(removed != 0)} failed")
-    return int(passed < len(results) or removed != 0)
+    print(f"{passed} passed, {len(results) - passed + int(not removed)} failed")
+    return int(passed < len(results) or not removed)
 
 
 if __name__ == "__main__":

@@ -45,4 +45,8 @@ options:
       - File with the CA certificates that the server's certificate must chain to. Without it, the CAs of the system count.
       - If it is not set, the environment variable E(VMWARE_CA_PATH) is used.
     type: path
+  task_timeout:
+    description: Seconds to wait for an operation that the server runs as a task. It goes on after that.
+    type: int
+    default: 300
 """

@@ -30,4 +30,5 @@ def connection_arguments() -> dict[str, t.Any]:
         "port": {"type": "int", "default": 443, "fallback": (env_fallback, ["VMWARE_PORT"])},
         "validate_certs": {"type": "bool", "default": True, "fallback": (env_fallback, ["VMWARE_VALIDATE_CERTS"])},
         "ca_path": {"type": "path", "fallback": (env_fallback, ["VMWARE_CA_PATH"])},
+        "task_timeout": {"type": "int", "default": 300},
     }

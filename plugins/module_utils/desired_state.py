@@ -20,16 +20,22 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
     ManagementClient,
 )
 
-State = t.Mapping[str, t.Any] | None
+State: t.TypeAlias = "t.Mapping[str, t.Any] | None"
+# What `state` is where a task wants something gone.
+GONE = ("absent", "disabled")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """before, after: what the resource is, without secrets; None when absent. calls: how to get from one to the other."""
+    """before, after: what the resource is, without secrets; None when absent. calls: how to get from one to the other.
+
+    undo: what puts `before` back when a call fails after the first; for resources that can only be replaced.
+    """
 
     before: State
     after: State
     calls: tuple[Call, ...] = ()
+    undo: tuple[Call, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -50,6 +56,7 @@ def client_of(module: AnsibleModule) -> ManagementClient:
         port=module.params["port"],
         validate_certs=module.params["validate_certs"],
         ca_path=module.params["ca_path"],
+        task_timeout=module.params["task_timeout"],
     )
 
 
@@ -59,13 +66,28 @@ def run(
     plan: t.Callable[[t.Any], Plan],
     result: t.Callable[[Plan, list[t.Any]], dict[str, t.Any]] = lambda _plan, _answers: {},
 ) -> t.NoReturn:
-    """Read, plan, carry out, exit. result: what to return beside the plan, made of the plan and the answers of its calls."""
+    """Read, plan, carry out, exit. result: what to return beside the plan, made of the plan and the answers of its calls.
+
+    In check mode, what the resource belongs to (its cluster, its provider) may be missing: the same run would have
+    made it. Then the resource is absent. Outside of check mode that is an error, also where the resource is to be
+    absent: a name that is misspelt must not look like something that was withdrawn.
+    """
+    answers: list[t.Any] = []
     try:
         with client_of(module) as client:
-            planned = plan(read(client))
-            answers = [] if module.check_mode else [client.call(call) for call in planned.calls]
+            try:
+                found = read(client)
+            except ApiError as error:
+                if module.check_mode and error.error_type == "NOT_FOUND":
+                    _predict(module, error)
+                raise
+            planned = plan(found)
+            if not module.check_mode:
+                _carry_out(client, planned, answers)
     except ApiError as error:
-        module.fail_json(msg=str(error), error_type=error.error_type, status=error.status)
+        _fail(module, error, changed=bool(answers))
+    except UNKNOWN_ANSWER as error:
+        _not_understood(module, error)
     module.exit_json(
         changed=planned.changed,
         diff={"before": planned.before or {}, "after": planned.after or {}},
@@ -74,14 +96,61 @@ def run(
     )
 
 
-def inform(module: AnsibleModule, key: str, read: t.Callable[[ManagementClient], t.Any]) -> t.NoReturn:
-    """Read and exit: what an _info module does. The result stands below `key`."""
+def inform(
+    module: AnsibleModule, key: str, read: t.Callable[[ManagementClient], t.Any], absent: t.Any = None
+) -> t.NoReturn:
+    """Read and exit: what an _info module does. The result stands below `key`.
+
+    absent: the result, with a warning, where what is asked about does not exist; an _info module never fails on that.
+    """
     try:
         with client_of(module) as client:
             found = read(client)
     except ApiError as error:
-        module.fail_json(msg=str(error), error_type=error.error_type, status=error.status)
+        if error.error_type != "NOT_FOUND" or absent is None:
+            _fail(module, error)
+        module.warn(str(error))
+        found = absent
+    except UNKNOWN_ANSWER as error:
+        _not_understood(module, error)
     module.exit_json(changed=False, **{key: found})
+
+
+# What reading an answer raises that lacks what the API says.
+UNKNOWN_ANSWER = (KeyError, IndexError, TypeError, AttributeError)
+
+
+def _carry_out(client: ManagementClient, planned: Plan, answers: list[t.Any]) -> None:
+    """Sends the calls and collects their answers. Raises ApiError, after putting back what was there."""
+    try:
+        for call in planned.calls:
+            answers.append(client.call(call))
+    except ApiError as error:
+        if not answers or not planned.undo:
+            raise
+        try:
+            for call in planned.undo:
+                client.call(call)
+        except ApiError as second:
+            text = f"{error}. What was there before is gone, and could not be put back: {second}"
+            raise ApiError(text, error.error_type, error.status) from second
+        answers.clear()
+        raise ApiError(f"{error}. What was there before was put back.", error.error_type, error.status) from error
+
+
+def _predict(module: AnsibleModule, error: ApiError) -> t.NoReturn:
+    module.warn(f"{error}; check mode takes it for something that is still to be made")
+    changed = module.params.get("state") not in GONE
+    module.exit_json(changed=changed, diff={"before": {}, "after": {}}, resource=None)
+
+
+def _fail(module: AnsibleModule, error: ApiError, changed: bool = False) -> t.NoReturn:
+    module.fail_json(msg=str(error), error_type=error.error_type, status=error.status, changed=changed)
+
+
+def _not_understood(module: AnsibleModule, error: Exception) -> t.NoReturn:
+    text = f"the answer of {module.params['hostname']} is not as expected: {type(error).__name__}: {error}"
+    module.fail_json(msg=text, exception=error)
 
 
 def cluster_id(client: ManagementClient, name: str) -> str:

@@ -13,15 +13,16 @@ import json
 import time
 import typing as t
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 
-from ansible.module_utils.urls import ConnectionError as UrlConnectionError
-from ansible.module_utils.urls import NoSSLError, SSLValidationError, open_url
+from ansible.module_utils.urls import Request, make_context
 
 SESSION_HEADER = "vmware-api-session-id"
 POLL_FIRST = 0.05
 POLL_LONGEST = 2.0
+EXCERPT = 200
 
 
 class ApiError(Exception):
@@ -54,7 +55,10 @@ def path(template: str, **names: str) -> str:
 
 @dataclass
 class ManagementClient:
-    """A session with one manager. Use as a context manager: it logs out at the end."""
+    """A session with one manager. Use as a context manager: it logs out at the end.
+
+    timeout: seconds for one request; task_timeout: seconds for a task.
+    """
 
     hostname: str
     username: str
@@ -65,6 +69,13 @@ class ManagementClient:
     timeout: int = 60
     task_timeout: int = 300
     _session: str = field(default="", repr=False)
+    _request: Request | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """Name and port as they stand in a URL; an IPv6 address stands in brackets."""
+        bare = ":" in self.hostname and not self.hostname.startswith("[")
+        return f"[{self.hostname}]:{self.port}" if bare else f"{self.hostname}:{self.port}"
 
     def __enter__(self) -> ManagementClient:
         self.login()
@@ -74,10 +85,13 @@ class ManagementClient:
         self.logout()
 
     def login(self) -> None:
-        """POST /api/session. Raises ApiError."""
-        self._session = self._send(
+        """POST /api/session. User and password go in UTF-8. Raises ApiError."""
+        session = self._send(
             "POST", "/session", None, (), url_username=self.username, url_password=self.password, force_basic_auth=True
         )
+        if not isinstance(session, str) or not session:
+            raise ApiError(f"{self.address} did not give a session: is it a manager?")
+        self._session = session
 
     def logout(self) -> None:
         """End the session; one that is gone already is no error."""
@@ -99,7 +113,8 @@ class ManagementClient:
         try:
             return self.call(call)
         except ApiError as error:
-            if error.error_type == "NOT_FOUND" or error.status == 404:
+            # A 404 that is not the API's own says that there is no such API here, and nothing of the resource.
+            if error.error_type == "NOT_FOUND":
                 return None
             raise
 
@@ -107,44 +122,56 @@ class ManagementClient:
         """Wait until a task has ended. Returns its result; raises ApiError with its error, or after task_timeout."""
         end = time.monotonic() + self.task_timeout
         pause = POLL_FIRST
+        if not isinstance(task, str) or not task:
+            raise ApiError(f"{self.address} did not name the task that it started")
         while True:
             info = self._send("GET", "/cis/tasks/" + quote(task, safe=""), None, ())
-            if info["status"] == "SUCCEEDED":
+            status = info.get("status") if isinstance(info, dict) else None
+            if status == "SUCCEEDED":
                 return info.get("result")
-            if info["status"] == "FAILED":
+            if status == "FAILED":
                 raise _task_error(info)
+            if status not in ("PENDING", "RUNNING", "BLOCKED"):
+                raise ApiError(f"{self.address}: task {task} has the status {status!r}, which is not known")
             if time.monotonic() > end:
-                raise ApiError(f"{info['operation']} has not ended within {self.task_timeout} s (task {task})")
+                operation = info.get("operation", "the operation")
+                raise ApiError(f"{operation} has not ended within {self.task_timeout} s; it goes on as task {task}")
             time.sleep(pause)
             pause = min(pause * 1.5, POLL_LONGEST)
 
     def _send(
         self, method: str, api_path: str, body: t.Any, query: tuple[tuple[str, str], ...], **auth: t.Any
     ) -> t.Any:
-        url = f"https://{self.hostname}:{self.port}/api{api_path}"
+        url = f"https://{self.address}/api{api_path}"
         if query:
             url += "?" + urlencode(query)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._session:
             headers[SESSION_HEADER] = self._session
         try:
-            response = open_url(
-                url,
-                method=method,
-                data=None if body is None else json.dumps(body),
-                headers=headers,
-                validate_certs=self.validate_certs,
-                ca_path=self.ca_path,
-                timeout=self.timeout,
-                use_proxy=False,
-                **auth,
-            )
-            return _value(response.read())
+            data = None if body is None else json.dumps(body)
+            answer = self._opened().open(method, url, data=data, headers=headers, **auth).read()
         except HTTPError as error:
             raise _http_error(error, method, api_path) from error
-        except (URLError, SSLValidationError, NoSSLError, UrlConnectionError, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise ApiError(f"{self.hostname}:{self.port} does not answer: {reason}") from error
+        except (URLError, HTTPException, OSError, UnicodeError) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            raise ApiError(f"{self.address} does not answer: {reason}") from error
+        return _value(answer)
+
+    def _opened(self) -> Request:
+        """What sends requests; the CAs are read once. It follows no redirect, which would carry the session away,
+        and looks for no other password."""
+        if self._request is None:
+            try:
+                context = make_context(
+                    cafile=self.ca_path if self.validate_certs else None, validate_certs=self.validate_certs
+                )
+            except OSError as error:
+                raise ApiError(f"ca_path: {self.ca_path}: {error.strerror or error}") from error
+            self._request = Request(
+                use_proxy=False, timeout=self.timeout, follow_redirects="none", use_netrc=False, context=context
+            )
+        return self._request
 
 
 def _value(data: bytes) -> t.Any:
@@ -153,24 +180,28 @@ def _value(data: bytes) -> t.Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise ApiError(f"the server's answer is not JSON: {data[:200]!r}") from error
+        raise ApiError(f"the server's answer is not JSON: {data[:EXCERPT]!r}") from error
 
 
-def _messages(error: t.Mapping[str, t.Any]) -> str:
-    return " ".join(message.get("default_message", "") for message in error.get("messages") or [])
+def _error(body: t.Any) -> tuple[str, str]:
+    """Text and type of an error in vSphere's form; both are empty for anything else."""
+    if not isinstance(body, dict):
+        return "", ""
+    messages = body.get("messages")
+    rows = [row for row in messages if isinstance(row, dict)] if isinstance(messages, list) else []
+    text = " ".join(str(row["default_message"]) for row in rows if row.get("default_message"))
+    return text, str(body.get("error_type") or "")
 
 
 def _http_error(error: HTTPError, method: str, api_path: str) -> ApiError:
     try:
-        body = json.loads(error.read())
-    except (ValueError, OSError):
-        body = {}
-    if not isinstance(body, dict):
-        body = {}
-    text = _messages(body) or str(error.reason)
-    return ApiError(f"{method} /api{api_path}: {text}", body.get("error_type") or "", error.code)
+        text, error_type = _error(json.loads(error.read()))
+    except (ValueError, OSError, HTTPException):
+        text, error_type = "", ""
+    reason = text or f"HTTP status {error.code} {error.reason}"
+    return ApiError(f"{method} /api{api_path}: {reason}", error_type, error.code)
 
 
 def _task_error(info: t.Mapping[str, t.Any]) -> ApiError:
-    error = info.get("error") or {}
-    return ApiError(_messages(error) or f"{info['operation']} failed", error.get("error_type") or "")
+    text, error_type = _error(info.get("error"))
+    return ApiError(text or f"{info.get('operation', 'the operation')} failed, and does not say why", error_type)

@@ -39,10 +39,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resource:
-  description: Health as it is after the module, or would be in check mode; none when it is absent.
+  description:
+    - Health, and whether the hosts have any of the configuration, as it is after the module, or would be in check mode.
+      Hosts that should have it and do not are unhealthy.
   type: dict
   returned: always
-  sample: {"health": "OK"}
+  sample: {"health": "OK", "applied": true}
 """
 
 import typing as t
@@ -54,12 +56,16 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
 
 CONFIG = "/vcenter/trusted-infrastructure/trusted-clusters/{cluster}/services-applied-config"
+# A message of the managers of this collection. vCenter Server has none: there, `absent` takes it off each time.
+NOTHING_APPLIED = "trusted.infrastructure.nothing_applied"
 
 
 def read(client: ManagementClient, cluster: str) -> tuple[str, dict[str, t.Any]]:
-    """Path of the configuration, and its health."""
+    """Path of the configuration, its health, and whether the hosts have any."""
     base = path(CONFIG, cluster=cluster_id(client, cluster))
-    return base, {"health": client.call(Call("GET", base, task=True))["health"]}
+    found = client.call(Call("GET", base, task=True))
+    nothing = any(detail["id"] == NOTHING_APPLIED for detail in found["details"])
+    return base, {"health": found["health"], "applied": found["health"] != "NONE" and not nothing}
 
 
 def plan(base: str, current: dict[str, t.Any], state: str) -> Plan:
@@ -67,10 +73,10 @@ def plan(base: str, current: dict[str, t.Any], state: str) -> Plan:
     if state == "remediated":
         if current["health"] != "ERROR":
             return Plan(current, current)
-        return Plan(current, {"health": "OK"}, (Call("PATCH", base, task=True),))
-    if current["health"] == "NONE":
+        return Plan(current, {"health": "OK", "applied": True}, (Call("PATCH", base, task=True),))
+    if not current["applied"]:
         return Plan(current, current)
-    return Plan(current, {"health": "NONE"}, (Call("DELETE", base, task=True),))
+    return Plan(current, {**current, "applied": False}, (Call("DELETE", base, task=True),))
 
 
 def main() -> t.NoReturn:

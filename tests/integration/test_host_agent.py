@@ -28,13 +28,15 @@ def site() -> Iterator[TrustedSite]:
 @pytest.fixture
 def attested(site: TrustedSite) -> Iterator[TrustedSite]:
     """Enrolled and attested; put back to that after the test."""
-    site.start_agent()
-    if ("base_image", "image-1") not in site.documents:
-        site.enroll()
-    status = site.attest()
-    assert (status["state"], status["reason"]) == ("ATTESTED", None), status
-    yield site
-    site.stop_agent()
+    try:
+        site.start_agent()
+        if ("base_image", "image-1") not in site.documents:
+            site.enroll()
+        status = site.attest()
+        assert (status["state"], status["reason"]) == ("ATTESTED", None), status
+        yield site
+    finally:
+        site.stop_agent()
 
 
 def restart(site: TrustedSite) -> dict[str, Any]:

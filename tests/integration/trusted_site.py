@@ -92,6 +92,7 @@ class TrustedSite:
 
     def start_agent(self) -> None:
         """Start the agent's process, and wait until it answers."""
+        self.stop_agent()
         settings = {
             "host": HOST,
             "side_ca": str(self.folder / "host/side_ca.pem"),

@@ -28,8 +28,9 @@ from trusted_infrastructure.key_provider.provider_documents import configuration
 from trusted_infrastructure.key_provider.providers import PrimaryKeys
 from trusted_infrastructure.key_provider.release import ResponseKey
 from trusted_infrastructure.key_provider.security_generations import SecurityGenerations
-from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
+from trusted_infrastructure.tokens import PrivateKey
 
 log = structlog.get_logger("trusted_infrastructure.key_provider")
 
@@ -53,6 +54,17 @@ class IdentityFiles:
 
     certificate: Path
     key: Path
+
+    def load(self) -> tuple[PrivateKey, list[str]]:
+        """Key and certificates (PEM). Raises Refusal `certificate_invalid`."""
+        try:
+            chain = identity.load_certificates(self.certificate.read_bytes())
+            key = identity.load_key(self.key.read_bytes())
+        except OSError as error:
+            raise Unavailable(
+                "certificate_invalid", f"{error.filename}: {error.strerror}", "Run site.yml, which renews it."
+            ) from None
+        return key, [certificate_pem(certificate) for certificate in chain]
 
 
 class HostState:
@@ -86,7 +98,9 @@ class HostState:
         self._intervals = intervals or Intervals()
         self._configured = ""
         self._unchecked: set[str] = set()
-        self._key_set: tuple[str, int, int] = ("", 0, 0)
+        self._key_set: tuple[str, int, tuple[int, ...]] = ("", 0, ())
+        self._peers: tuple[list[Peer], list[str]] = ([], [])
+        self._peers_version: tuple[object, ...] = ()
 
     def snapshot(self) -> Snapshot:
         """The configuration as it is published now. Raises Unavailable `configuration_unavailable`."""
@@ -95,9 +109,17 @@ class HostState:
         return snapshot
 
     def peers(self, snapshot: Snapshot) -> tuple[list[Peer], list[str]]:
-        """The peers that are also anchors, and what is wrong with the others."""
-        cluster = snapshot.get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
-        return accepted_peers(cluster.peers if cluster is not None else [], read_anchors(self._anchors))
+        """The peers that are also anchors, and what is wrong with the others.
+
+        Raises Unavailable `configuration_unavailable` when the anchors cannot be read.
+        """
+        version = (snapshot.digest, *file_version(self._anchors))
+        if version != self._peers_version:
+            cluster = snapshot.get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
+            anchors = read_anchors(self._anchors)
+            self._peers = accepted_peers(cluster.peers if cluster is not None else [], anchors)
+            self._peers_version = version
+        return self._peers
 
     def knowledge(self, now: int) -> Knowledge:
         """What a decision rests on at this moment. Raises Unavailable `configuration_unavailable`."""
@@ -118,16 +140,15 @@ class HostState:
         Raises Refusal `certificate_invalid`.
         """
         jws, made, version = self._key_set
-        current = self.identity_files.certificate.stat().st_mtime_ns
+        current = file_version(self.identity_files.certificate)
         if jws and now - made < KEY_SET_RENEWAL and version == current:
             return jws
-        chain = identity.load_certificates(self.identity_files.certificate.read_bytes())
-        key = identity.load_key(self.identity_files.key.read_bytes())
+        key, chain = self.identity_files.load()
         jws = tokens.sign_key_set(
             {response_key.key_id: response_key.public_key},
             self.service_id,
             key,
-            [certificate_pem(certificate) for certificate in chain],
+            chain,
             now,
             KEY_SET_LIFETIME,
         )
@@ -186,4 +207,18 @@ class HostState:
         cluster = snapshot.get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
         max_age = cluster.key_cache_max_age if cluster is not None else DEFAULT_MAX_AGE
         checks = [asyncio.to_thread(self.primary_keys.check, name, max_age) for name in names]
-        await asyncio.gather(*checks)
+        for result in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(result, Refusal):
+                # An alarm that could not be audited: its key is refused anyway, and requests say why.
+                log.error("check_failed", code=result.code, reason=result.message)
+            elif isinstance(result, BaseException):
+                raise result
+
+
+def file_version(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -15,10 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from trusted_infrastructure import identity, tokens
+from trusted_infrastructure import tokens
 from trusted_infrastructure.audit import AuditLog, Decision, Detail
 from trusted_infrastructure.config.documents import KeyProvider
-from trusted_infrastructure.identity.pem import certificate_pem
 from trusted_infrastructure.key_provider import client_credentials
 from trusted_infrastructure.key_provider.client_credentials import (
     HostsToSealTo,
@@ -46,7 +45,7 @@ class ManagementRoutes:
 
     def routes(self) -> list[BaseRoute]:
         """The routes."""
-        provider = "/kms/manage/v1/providers/{provider}"
+        provider = "/kms/manage/v1/providers/{provider:path}"
         return [
             Route("/kms/manage/v1/status", self.status, methods=["GET"]),
             Route("/kms/manage/v1/audit/head", self.audit_head, methods=["GET"]),
@@ -65,8 +64,7 @@ class ManagementRoutes:
     async def audit_head(self, _request: Request) -> Response:
         """Where the audit chain stands, signed by the service's identity. PROTOCOL 7."""
         head = await asyncio.to_thread(self._audit.head)
-        files = self._state.identity_files
-        chain = identity.load_certificates(files.certificate.read_bytes())
+        key, chain = self._state.identity_files.load()
         claims = tokens.AuditHeadClaims(
             service_id=self._state.service_id,
             chain=head.chain,
@@ -74,11 +72,7 @@ class ManagementRoutes:
             hash=head.hash,
             iat=int(self._state.clock()),
         )
-        signed = tokens.sign_audit_head(
-            claims,
-            identity.load_key(files.key.read_bytes()),
-            [certificate_pem(certificate) for certificate in chain],
-        )
+        signed = tokens.sign_audit_head(claims, key, chain)
         return JSONAnswer({"chain": head.chain, "seq": head.seq, "hash": head.hash, "head": signed})
 
     async def sealing_key(self, _request: Request) -> Response:

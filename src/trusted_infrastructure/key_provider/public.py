@@ -75,7 +75,7 @@ class KeyRoutes:
         """The routes."""
         return [
             Route("/kms/v1/keys", self.response_keys, methods=["GET"]),
-            Route("/kms/v1/providers/{provider}/keys", self.key, methods=["POST"]),
+            Route("/kms/v1/providers/{provider:path}/keys", self.key, methods=["POST"]),
         ]
 
     async def response_keys(self, _request: Request) -> Response:

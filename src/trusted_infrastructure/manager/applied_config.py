@@ -10,15 +10,22 @@ from urllib.parse import quote
 
 import msgspec
 
-from trusted_infrastructure.config.documents import Document, Generation, RegisteredService, typed
+from trusted_infrastructure.config.documents import (
+    Document,
+    Generation,
+    NetworkAddress,
+    RegisteredService,
+    typed,
+)
 from trusted_infrastructure.manager import desired
-from trusted_infrastructure.manager.comparison import Applied, Health
+from trusted_infrastructure.manager.comparison import Applied, Deviation, Health
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.desired import Desired
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied, ask
 from trusted_infrastructure.manager.replication import Comparison
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, ResourceInaccessible, message
+from trusted_infrastructure.refusal import Refusal
 
 # What belongs to which part: an assertion is of no use without Attestation Services.
 ATTESTATION_KINDS = frozenset({"attestation_service", "host_assertion"})
@@ -26,13 +33,15 @@ KMS_KINDS = frozenset({"kms_service", "trusted_key_provider"})
 ALL_KINDS = ATTESTATION_KINDS | KMS_KINDS
 
 DocumentKey = tuple[str, str]
+Present = tuple[Deviation, RegisteredService | None]
 
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service of a cluster, desired or only found on hosts. service: its id when it is desired."""
+    """The services at one address, desired or only found on hosts. service: id of the desired one.
+    deviating: what hosts that deviate have there."""
 
-    content: RegisteredService
+    address: NetworkAddress
     health: Health
     details: list[LocalizableMessage]
     service: str | None
@@ -50,45 +59,52 @@ def health(comparison: Comparison, kinds: Collection[str]) -> tuple[Health, list
     return ("ERROR", details) if details else ("OK", [])
 
 
+def overall(comparison: Comparison) -> tuple[Health, list[LocalizableMessage]]:
+    """Health of everything that the hosts have; a message of its own says that they have nothing at all."""
+    verdict, details = health(comparison, ALL_KINDS)
+    if comparison.hosts and comparison.bare == {host.name for host in comparison.hosts}:
+        details.insert(0, message("No host of the cluster has any configuration.", "nothing_applied"))
+    return verdict, details
+
+
 async def services(
     nodes: Nodes, kind: str, wanted: Mapping[str, RegisteredService], comparison: Comparison
 ) -> list[ServiceState]:
-    """Desired services with what differs on hosts, then services that hosts have and should not."""
-    found = []
-    for service, content in wanted.items():
-        part = narrowed(comparison, kind, service)
-        verdict, details = health(part, {kind})
-        found.append(ServiceState(content, verdict, details, service, await on_hosts(nodes, part)))
-    strays = {item.id for item in comparison.deviations if item.kind == kind} - set(wanted)
-    for stray in sorted(strays):
-        part = narrowed(comparison, kind, stray)
-        contents = await on_hosts(nodes, part)
-        if contents:
-            verdict, details = health(part, {kind})
-            found.append(ServiceState(contents[0], verdict, details, None, contents))
-    return found
+    """One state for each address: first those of desired services, then those that only hosts have."""
+    differing = [item for item in comparison.deviations if item.kind == kind]
+    contents = await asyncio.gather(*(on_host(nodes, item) for item in differing))
+    present = list(zip(differing, contents, strict=True))
+    ids = {content.address: service for service, content in wanted.items()}
+    strays = {content.address for content in contents if content is not None} - set(ids)
+    addresses = [*ids, *sorted(strays, key=lambda address: (address.hostname, address.port))]
+    return [at_address(address, ids.get(address), present, comparison) for address in addresses]
 
 
-def narrowed(comparison: Comparison, kind: str, identifier: str) -> Comparison:
-    """The part of a comparison that is about one document."""
-    about = [item for item in comparison.deviations if (item.kind, item.id) == (kind, identifier)]
-    return Comparison(about, comparison.failures, comparison.hosts)
+def at_address(
+    address: NetworkAddress, service: str | None, present: Sequence[Present], comparison: Comparison
+) -> ServiceState:
+    """What differs at one address. service: id of the desired one. present: documents that differ, with
+    what the host has."""
+    about = [
+        (item, content)
+        for item, content in present
+        if item.id == service or (content is not None and content.address == address)
+    ]
+    part = Comparison([item for item, _content in about], comparison.failures, comparison.hosts)
+    verdict, details = health(part, ALL_KINDS)
+    have = [content for _item, content in about if content is not None and content.address == address]
+    return ServiceState(address, verdict, details, service, have)
 
 
-async def on_hosts(nodes: Nodes, part: Comparison) -> list[RegisteredService]:
-    """What the hosts that deviate have instead; those without it are left out."""
-
-    async def one(host: str, kind: str, identifier: str) -> RegisteredService | None:
-        path = f"/config/v1/documents/{kind}/{quote(identifier, safe='')}"
-        try:
-            document = await ask(nodes, host, "GET", path, Document)
-        except NodeError:
-            return None
-        content = None if document.content is None else typed(kind, document.content)
-        return content if isinstance(content, RegisteredService) else None
-
-    answers = await asyncio.gather(*(one(item.host, item.kind, item.id) for item in part.deviations))
-    return [answer for answer in answers if answer is not None]
+async def on_host(nodes: Nodes, item: Deviation) -> RegisteredService | None:
+    """What the host has as this document; None where it has none, or none that can be read."""
+    path = f"/config/v1/documents/{item.kind}/{quote(item.id, safe='')}"
+    try:
+        document = await ask(nodes, item.host, "GET", path, Document)
+        content = None if document.content is None else typed(item.kind, document.content)
+    except (NodeError, Refusal):
+        return None
+    return content if isinstance(content, RegisteredService) else None
 
 
 async def strip(manager: Manager, cluster: Cluster, kinds: Collection[str]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What Ansible makes on a manager before it starts: the users file, and the principal of the workload side.
 
-Each function takes what the command reads from standard input and returns what it answers, `changed` included.
-Both are run by root; the files belong to the manager's account.
+Each function takes what the command reads from standard input and returns what it answers, `changed`
+included. Both are run by root; the files belong to the manager's account.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EnsureUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnsurePrincipal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """directory: where principal.pem and principal.key are; owner: account that reads them; name: of the manager."""
+    """directory: of principal.pem and principal.key; owner: account that reads them; name: of the manager."""
 
     directory: str
     owner: str
@@ -54,7 +54,7 @@ class EnsurePrincipal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def ensure_users(wanted: EnsureUsers, *, check: bool) -> dict[str, Any]:
-    """Write the users file where it differs. A hash that fits the wanted password is kept, so nothing changes."""
+    """Write the users file where it differs. A hash that fits the wanted password is kept."""
     path = Path(wanted.path)
     current = _read_users(path)
     users = [_user(entry, current.get(entry.name)) for entry in wanted.users]
@@ -86,7 +86,7 @@ def _user(wanted: WantedUser, current: User | None) -> User:
 
 
 def ensure_principal(wanted: EnsurePrincipal, now: int, *, check: bool) -> dict[str, Any]:
-    """Make the principal's key and self-signed certificate where there are none; they are never replaced here.
+    """Make the principal's key and self-signed certificate where there are none; they are never replaced.
 
     Whoever accepted this manager pinned the certificate, so another one is an administrator's act.
     """

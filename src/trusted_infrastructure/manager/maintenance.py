@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a manager does by itself, every few minutes: forgetting what is over, and renewing what ends."""
+"""What a manager does by itself, every minute: forgetting what is over, and renewing what ends."""
 
 from __future__ import annotations
 

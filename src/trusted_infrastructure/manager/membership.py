@@ -16,6 +16,7 @@ from trusted_infrastructure.manager.inventory import (
     Cluster,
     Host,
     add_host,
+    find_cluster,
     hosts_of,
     remove_host,
     update_host,
@@ -44,6 +45,7 @@ async def join(context: Context, new: NewHost) -> Host:
     async with manager.replication.lock(cluster):
         found = await applied(manager.nodes, new.name)
         with manager.database.transaction() as connection:
+            find_cluster(connection, cluster.id)  # it may have been removed while the host was asked
             host = add_host(
                 connection,
                 cluster,
@@ -108,7 +110,8 @@ def raise_above(connection: sql.Connection, cluster: Cluster, host: Host, found:
         other = on_host.get((item.document.kind, item.document.id))
         if other is None or item.host not in {desired.EVERY_HOST, host.name}:
             continue
-        if other.generation >= item.document.generation and other.digest != item.document.digest:
+        ahead = other.generation > item.document.generation
+        if ahead or (other.generation == item.document.generation and other.digest != item.document.digest):
             generation = Generation(other.generation.epoch, other.generation.counter + 1)
             document = Document(item.document.kind, item.document.id, generation, item.document.content)
             desired.store(connection, cluster, Desired(item.host, document))

@@ -91,7 +91,7 @@ class HttpNodes:
             raise NodeError(host, "unreachable", "did not answer in time") from None
         except httpx.HTTPError as error:
             log.info("node_unreachable", host=host, path=path, error=str(error))
-            raise NodeError(host, "unreachable", f"cannot be reached: {reason_of(error)}") from None
+            raise unreached(host, str(error)[:200] or type(error).__name__) from None
         if answer.is_success and len(answer.content) <= ANSWER_LIMIT:
             return answer.content
         raise refused(host, answer)
@@ -101,9 +101,12 @@ class HttpNodes:
         self._clients.clear()
 
 
-def reason_of(error: httpx.HTTPError) -> str:
-    """The error in a few words."""
-    return str(error)[:200] or type(error).__name__
+def unreached(host: str, reason: str) -> NodeError:
+    """The error for a connection that failed; an expired certificate, on either side, has its own code."""
+    if "certificate has expired" in reason or "certificate expired" in reason:
+        text = f"the TLS certificate has expired ({reason}); site.yml renews certificates"
+        return NodeError(host, "certificate_expired", text)
+    return NodeError(host, "unreachable", f"cannot be reached: {reason}")
 
 
 def refused(host: str, answer: httpx.Response) -> NodeError:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from trusted_infrastructure.config.documents import Document
-from trusted_infrastructure.manager.comparison import Deviation, deviations, to_send
+from trusted_infrastructure.manager.comparison import Applied, Deviation, deviations, to_send
 from trusted_infrastructure.manager.database import Database, fact, set_fact
 from trusted_infrastructure.manager.desired import Change, Desired, everything, for_host, write
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
@@ -29,11 +29,12 @@ log = structlog.get_logger("manager.replication")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a look at all hosts of a cluster found."""
+    """What a look at all hosts of a cluster found. bare: names of hosts that have no documents at all."""
 
     deviations: list[Deviation]
     failures: list[NodeError]
     hosts: list[Host]
+    bare: frozenset[str] = frozenset()
 
     @property
     def consistent(self) -> bool:
@@ -106,17 +107,22 @@ class Replication:
         """The desired state against what every host has."""
         hosts, desired = self._state(cluster)
 
-        async def look(host: Host) -> list[Deviation] | NodeError:
+        async def look(host: Host) -> Applied | NodeError:
             try:
-                found = await applied(self._nodes, host.name)
+                return await applied(self._nodes, host.name)
             except NodeError as error:
                 return error
-            return deviations(host.name, for_host(desired, host.name), found)
 
         results = await asyncio.gather(*(look(host) for host in hosts))
-        differing = [item for result in results if not isinstance(result, NodeError) for item in result]
         failures = [result for result in results if isinstance(result, NodeError)]
-        return Comparison(differing, failures, hosts)
+        differing: list[Deviation] = []
+        bare = set()
+        for host, found in zip(hosts, results, strict=True):
+            if isinstance(found, Applied):
+                differing += deviations(host.name, for_host(desired, host.name), found)
+                if all(item.deleted for item in found.documents):
+                    bare.add(host.name)
+        return Comparison(differing, failures, hosts, frozenset(bare))
 
     async def send(self, host: str, documents: Sequence[Document], security_generation: int) -> int:
         """Sends documents to one host as they are; returns its security generation. Raises NodeError."""

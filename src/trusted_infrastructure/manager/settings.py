@@ -40,7 +40,7 @@ class ManagerSettings(ServiceSettings, frozen=True):
     task_retention: Seconds = 86400
     node_timeout: Seconds = 10
     assertion_lifetime: Seconds = 30 * 86400
-    maintenance_interval: Seconds = 300
+    maintenance_interval: Seconds = 60
 
     def __post_init__(self) -> None:
         if (self.principal_certificate is None) != (self.principal_key is None):

@@ -17,6 +17,7 @@ ALL_PRIVILEGES = "*"
 HASH = argon2.PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
 # Two at a time: each needs 64 MiB, and logins must not take the machine from the API.
 PARALLEL_CHECKS = 2
+WAITING_LIMIT = 64
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,7 @@ class Users:
         self._path = path
         self._read: tuple[tuple[int, int, int], dict[str, User]] | None = None
         self._checks = asyncio.Semaphore(PARALLEL_CHECKS)
+        self._waiting = 0
         # Unknown names cost what known ones cost, so that the time of an answer does not tell them apart.
         self._nobody = HASH.hash("nobody's password")
 
@@ -71,8 +73,17 @@ class Users:
             ) from None
 
     async def check(self, name: str, password: str) -> User | None:
-        """The user when the password is right, otherwise None."""
+        """The user when the password is right, otherwise None. Raises ServiceUnavailable under a flood."""
         user = self.get(name)
+        if self._waiting >= WAITING_LIMIT:
+            raise ServiceUnavailable("Too many logins at once; try again.", reason="too_many_logins")
+        self._waiting += 1
+        try:
+            return await self._checked(user, password)
+        finally:
+            self._waiting -= 1
+
+    async def _checked(self, user: User | None, password: str) -> User | None:
         async with self._checks:
             right = await asyncio.to_thread(verify, user.password if user else self._nobody, password)
         return user if right and user else None

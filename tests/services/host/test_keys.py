@@ -142,6 +142,19 @@ def test_a_signed_answer_with_another_kek_than_asked_for_is_not_taken(
     assert refused(lambda: unwrap(host, first.wrapped_key)) == "answer_invalid"
 
 
+def test_a_signed_answer_in_another_services_name_is_not_taken(
+    host: SoftwareHost, single: TrustAuthorityHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_of = single._answer
+
+    def rename(action: str, provider: str, body: bytes, claims: Any, jti: str) -> KeyAnswer:
+        answer = answer_of(action, provider, body, claims, jti)
+        return single.signed(msgspec.structs.replace(answer, service_id="key-provider@ta2"), body, jti)
+
+    monkeypatch.setattr(single, "_answer", rename)
+    assert refused(lambda: create(host)) == "answer_invalid"
+
+
 def test_an_answer_to_another_request_is_not_taken(host: SoftwareHost, single: TrustAuthorityHost) -> None:
     made = create(host)
     kept: list[KeyAnswer] = []

@@ -28,6 +28,7 @@ from services.key_provider.harness import (
     cluster,
     denied,
     provider,
+    scope,
     seal_to,
     wrapped_key,
     write_identity,
@@ -248,6 +249,23 @@ def test_without_token_or_proof(service: Service, headers: dict[str, str], code:
     assert [record["code"] for record in service.audit()] == [code]
 
 
+@pytest.mark.parametrize("name", ["a/b", "a b", "k\u00f6ln", "%2F", "x?y=1"])
+def test_a_provider_of_any_name(service: Service, name: str) -> None:
+    from urllib.parse import quote
+
+    service.authority.put("key_provider", name, provider())
+    service.authority.put("scope", "cluster-a", scope(providers=["*"]))
+    service.publish()
+    path = f"/kms/v1/providers/{quote(name, safe='')}/keys"
+    body, token = service.host.create_body(), service.host.token()
+    proof = service.host.proof(token, body, url=f"https://ta1{path}")
+    headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
+    response = service.public.post(f"{path}?action=create", content=body, headers=headers)
+    assert response.status_code == 200, response.text
+    path = f"/kms/manage/v1/providers/{quote(name, safe='')}/check-value"
+    assert service.management.post(path).json() == {"check_value": CHECK_VALUE}
+
+
 def test_two_proofs_are_refused(service: Service) -> None:
     body, token = service.host.create_body(), service.host.token()
     proof = service.host.proof(token, body)
@@ -347,6 +365,21 @@ def test_without_an_audit_record_no_key_leaves(service: Service, monkeypatch: py
     response = service.ask(service.host.create_body(), "create")
     assert refused(response) == (503, "audit_unavailable")
     assert "sealed_key" not in response.text
+
+
+def test_an_alarm_that_cannot_be_audited_ends_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    for server in service.servers:
+        server.material = bytes(32)
+    service.authority.put("key_provider", "finance", provider(connection_timeout=9))
+    service.publish()
+    monkeypatch.setattr("os.fdatasync", full)
+    service.take()
+    assert service.management.get("/kms/manage/v1/status").json()["health"] == "ERROR"
 
 
 def test_a_fault_is_a_refusal(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,6 +638,23 @@ def test_peer_certificates_that_cannot_be_fetched(service: Service) -> None:
     found = service.management.get("/kms/manage/v1/providers/finance/peer-certs").json()
     assert [entry["server_name"] for entry in found] == ["kms1", "kms2"]
     assert all("error" in entry and "certificate" not in entry for entry in found)
+
+
+def test_without_an_identity_no_key_is_certified(service: Service) -> None:
+    (service.folder / "key-provider-service.key").unlink()
+    assert refused(service.public.get("/kms/v1/keys")) == (503, "certificate_invalid")
+    (service.folder / "key-provider-service.pem").unlink()
+    assert refused(service.management.get("/kms/manage/v1/audit/head")) == (503, "certificate_invalid")
+    assert service.management.get("/kms/manage/v1/status").json()["health"] == "ERROR"
+
+
+def test_anchors_are_read_again_when_they_change(service: Service) -> None:
+    body = service.host.create_body()
+    assert service.ask(body, "create").status_code == 200
+    (service.folder / "anchors" / "peers.json").write_text("[]")
+    assert refused(service.ask(body, "create")) == (401, "token_invalid")
+    (service.folder / "anchors" / "peers.json").unlink()
+    assert refused(service.ask(body, "create")) == (503, "configuration_unavailable")
 
 
 def test_keys_are_signed_again_when_the_identity_is_renewed(service: Service) -> None:

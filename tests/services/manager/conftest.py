@@ -11,6 +11,7 @@ from typing import Any
 import argon2
 import pytest
 from services.manager.harness import Api, Clock, FakeNodes, Side, open_api, prepared
+from services.manager.workload import EK, SIGNER
 
 from trusted_infrastructure.manager import users
 
@@ -60,3 +61,17 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Api
             )
             for side in ("trust_authority", "workload")
         }
+
+
+@pytest.fixture
+def workload(make_api: Callable[..., Api], tmp_path: Path) -> Api:
+    """A workload manager with a principal, and the cluster "trusted" of two hosts, which uses nothing yet."""
+    certificate, key = tmp_path / "principal.pem", tmp_path / "principal.key"
+    certificate.write_text(SIGNER.pem)
+    key.write_text(SIGNER.key_pem)
+    api = make_api("workload", principal_certificate=certificate, principal_key=key)
+    api.ok("POST", "/trust/clusters", json={"name": "trusted"})
+    for name in ("host1", "host2"):
+        body = {"name": name, "ek_digest": EK, "scope": "lab"}
+        api.done("POST", "/trust/clusters/trusted/hosts", json=body)
+    return api

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import httpx
 import msgspec
@@ -49,6 +50,8 @@ class FakeNodes:
             raise NodeError(host, "unreachable", "cannot be reached: connection refused")
         if path == "/config/v1/documents":
             return self._list(host) if method == "GET" else self._apply(host, content)
+        if path.startswith("/config/v1/documents/"):
+            return self._one(host, path)
         if path == "/config/v1/health":
             return b'{"status":"OK"}'
         answer = self.answers.get((method, path))
@@ -69,6 +72,13 @@ class FakeNodes:
         ]
         generation = self.generations.get(host, 0)
         return msgspec.json.encode({"documents": lines, "security_generation": generation})
+
+    def _one(self, host: str, path: str) -> bytes:
+        kind, identifier = (unquote(part) for part in path.split("/")[-2:])
+        found = self.documents.get(host, {}).get((kind, identifier))
+        if found is None:
+            raise NodeError(host, "not_found", f"no {kind} {identifier!r} on this host", 404)
+        return msgspec.json.encode(found)
 
     def _apply(self, host: str, content: Any) -> bytes:
         if host in self.refusing:

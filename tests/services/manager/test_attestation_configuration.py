@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
 import pytest
 from services.manager.harness import Api
@@ -88,25 +87,13 @@ CREATIONS = {
 }
 
 
-def read(api: Api, path: str) -> Any:
-    """Reads below /trust are no tasks, those of vSphere are."""
-    return api.ok("GET", path) if path.startswith("/trust") else api.done("GET", path)
-
-
-def is_gone(api: Api, path: str) -> bool:
-    """Whether an object is NOT_FOUND."""
-    if path.startswith("/trust"):
-        return api.request("GET", path).status_code == 404
-    return api.failed("GET", path)["error_type"] == "NOT_FOUND"
-
-
 @pytest.mark.parametrize("kind", CREATIONS)
 def test_an_object_is_on_all_hosts_and_goes_again(authority: Api, kind: str) -> None:
     path, body, one = CREATIONS[kind]
     authority.done("POST", path, json=body)
-    listed = read(authority, path.split("?")[0])
+    listed = authority.done("GET", path.split("?")[0])
     assert [item["health"] for item in listed] == ["OK"]
-    info = read(authority, one)
+    info = authority.done("GET", one)
     assert (info["health"], info["details"]) == ("OK", [])
     identifier = one.rsplit("/", 1)[1]
     assert authority.nodes.content("ta1", kind, identifier) == authority.nodes.content(
@@ -116,9 +103,9 @@ def test_an_object_is_on_all_hosts_and_goes_again(authority: Api, kind: str) -> 
     assert error["error_type"] == "ALREADY_EXISTS"
     authority.done("DELETE", one)
     assert authority.nodes.content("ta2", kind, identifier) is None
-    assert is_gone(authority, one)
+    assert authority.failed("GET", one)["error_type"] == "NOT_FOUND"
     assert authority.failed("DELETE", one)["error_type"] == "NOT_FOUND"
-    assert read(authority, path.split("?")[0]) == []
+    assert authority.done("GET", path.split("?")[0]) == []
 
 
 @pytest.mark.parametrize("kind", CREATIONS)
@@ -127,14 +114,14 @@ def test_health_is_error_where_a_host_differs(authority: Api, kind: str) -> None
     authority.nodes.down = {"ta2"}
     error = authority.failed("POST", path, json=body)
     assert error["messages"][0]["args"] == ["ta2"]
-    info = read(authority, one)
+    info = authority.done("GET", one)
     assert info["health"] == "ERROR"
     assert info["details"][0]["args"] == ["ta2"]
     authority.nodes.down = set()
-    assert read(authority, path.split("?")[0])[0]["health"] == "ERROR"
+    assert authority.done("GET", path.split("?")[0])[0]["health"] == "ERROR"
     authority.done("PATCH", BASE, json={"state": "ENABLE"})
     authority.done("POST", "/trust/clusters/authority?action=remediate")
-    assert read(authority, one)["health"] == "OK"
+    assert authority.done("GET", one)["health"] == "OK"
 
 
 def test_configuration_needs_an_enabled_cluster(authority: Api) -> None:
@@ -278,7 +265,7 @@ def test_scopes_are_changed(authority: Api) -> None:
     path, body, one = CREATIONS["scope"]
     authority.done("POST", path, json=body)
     authority.done("PATCH", one, json={"providers": ["*"]})
-    info = authority.ok("GET", one)
+    info = authority.done("GET", one)
     assert (info["providers"], info["base_images"]) == (["*"], ["*"])
     assert authority.failed("PATCH", f"{SCOPES}/none", json={})["error_type"] == "NOT_FOUND"
 
@@ -287,18 +274,18 @@ def test_hosts_are_denied_and_let_in_again(authority: Api) -> None:
     body = {"host": "host1", "ek_digest": "ab" * 32, "reason": "sold"}
     denial = authority.done("POST", DENIED, json=body)
     assert authority.nodes.content("ta1", "denied_host", denial)["ek_digest"] == "ab" * 32
-    listed = authority.ok("GET", DENIED)
+    listed = authority.done("GET", DENIED)
     assert [(item["denial"], item["reason"], item["health"]) for item in listed] == [(denial, "sold", "OK")]
     assert authority.failed("POST", DENIED, json=body)["error_type"] == "ALREADY_EXISTS"
     authority.done("DELETE", f"{DENIED}/{denial}")
-    assert authority.ok("GET", DENIED) == []
+    assert authority.done("GET", DENIED) == []
 
 
 def test_cluster_settings(authority: Api) -> None:
-    path = "/trust/trust-authority-clusters/authority/settings"
-    assert authority.ok("GET", path)["token_lifetime"] == 3600
+    path = "/trust/clusters/authority/settings"
+    assert authority.done("GET", path)["token_lifetime"] == 3600
     authority.done("PATCH", path, json={"token_lifetime": 600, "hpke_suite": "X25519"})
-    info = authority.ok("GET", path)
+    info = authority.done("GET", path)
     assert (info["token_lifetime"], info["grace_period"], info["hpke_suite"]) == (600, 60, "X25519")
     for body, field in [
         ({"token_lifetime": 5}, "spec.token_lifetime"),
@@ -329,7 +316,7 @@ def test_service_status_is_the_worst_of_the_hosts(authority: Api) -> None:
 
 def test_a_cleared_tpm_is_accepted_on_all_hosts(authority: Api) -> None:
     digest = "ab" * 32
-    path = f"/trust/trust-authority-clusters/authority/tpm-clocks/{digest}?action=accept"
+    path = f"/trust/clusters/authority/tpm-clocks/{digest}?action=accept"
     node = f"/attestation/manage/v1/endorsement-keys/{digest}/accept-clock"
     authority.nodes.answers["POST", node] = lambda host: {"changed": host == "ta1"}
     assert authority.done("POST", path) is True

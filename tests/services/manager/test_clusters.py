@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from trusted_infrastructure.config.documents import Document, Generation
+
 CLUSTERS = "/vcenter/trusted-infrastructure/trust-authority-clusters"
 
 
@@ -70,14 +72,14 @@ def test_a_failing_host_is_named_and_a_repetition_repairs(api, cluster) -> None:
     assert error["messages"][1]["args"] == ["ta2"]
     assert api.ok("GET", f"{CLUSTERS}/{cluster}")["state"] == "DISABLE"
     assert api.nodes.content("ta1", "trust_authority_cluster", "cluster")["state"] == "DISABLE"
-    status = api.ok("GET", f"/trust/clusters/{cluster}/status")
+    status = api.done("GET", f"/trust/clusters/{cluster}/status")
     assert status["health"] == "ERROR"
     api.nodes.down = set()
-    status = api.ok("GET", f"/trust/clusters/{cluster}/status")
+    status = api.done("GET", f"/trust/clusters/{cluster}/status")
     assert status["health"] == "ERROR"
     assert "ta2" in status["details"][0]["default_message"]
     api.done("POST", f"/trust/clusters/{cluster}?action=remediate")
-    assert api.ok("GET", f"/trust/clusters/{cluster}/status") == {"health": "OK", "details": []}
+    assert api.done("GET", f"/trust/clusters/{cluster}/status") == {"health": "OK", "details": []}
     assert api.nodes.content("ta2", "trust_authority_cluster", "cluster")["state"] == "DISABLE"
 
 
@@ -99,7 +101,7 @@ def test_what_a_host_should_not_have_is_an_error_and_is_removed(api, cluster) ->
     stray = next(iter(api.nodes.documents["ta1"].values()))
     other = type(stray)("scope", "stray", stray.generation, {"principal": "x"})
     api.nodes.documents["ta1"]["scope", "stray"] = other
-    assert api.ok("GET", f"/trust/clusters/{cluster}/status")["health"] == "ERROR"
+    assert api.done("GET", f"/trust/clusters/{cluster}/status")["health"] == "ERROR"
     api.done("POST", f"/trust/clusters/{cluster}?action=remediate")
     assert api.nodes.content("ta1", "scope", "stray") is None
 
@@ -113,7 +115,7 @@ def test_a_removed_host_loses_its_configuration_and_can_come_back(api, cluster) 
     assert host == "host-3"
     content = api.nodes.content("ta2", "trust_authority_cluster", "cluster")
     assert [peer["public_name"] for peer in content["peers"]] == ["ta1", "192.0.2.9"]
-    assert api.ok("GET", f"/trust/clusters/{cluster}/status")["health"] == "OK"
+    assert api.done("GET", f"/trust/clusters/{cluster}/status")["health"] == "OK"
 
 
 def test_a_dead_host_can_be_removed(api, cluster) -> None:
@@ -176,3 +178,36 @@ def test_a_cluster_with_hosts_is_not_removed(api, cluster) -> None:
         api.done("DELETE", f"/trust/clusters/{cluster}/hosts/{host}")
     assert api.request("DELETE", f"/trust/clusters/{cluster}").status_code == 204
     assert api.request("GET", f"/trust/clusters/{cluster}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["ta9:8443", "ta9/x", "user@ta9", "ta9 ", "a..b", "-x", "x" * 250, "[::1]"])
+def test_a_host_name_leads_nowhere_else(sides, name: str) -> None:
+    path = "/trust/clusters/one/hosts?vmw-task=true"
+    response = sides["trust_authority"].request("POST", path, json={"name": name})
+    assert (response.status_code, response.json()["messages"][0]["args"]) == (400, ["spec.name"])
+
+
+def test_a_host_that_was_ahead_comes_back(api, cluster) -> None:
+    """Its documents are newer than the cluster's, with the same and with another content."""
+    api.nodes.down = {"ta2"}
+    api.done("DELETE", f"/trust/clusters/{cluster}/hosts/ta2")
+    api.nodes.down = set()
+    for key, document in api.nodes.documents["ta2"].items():
+        newer = Generation(document.generation.epoch, document.generation.counter + 50)
+        api.nodes.documents["ta2"][key] = Document(document.kind, document.id, newer, document.content)
+    api.done("POST", f"/trust/clusters/{cluster}/hosts", json={"name": "ta2"})
+    assert api.done("GET", f"/trust/clusters/{cluster}/status") == {"health": "OK", "details": []}
+
+
+def test_a_newer_document_on_a_member_is_not_overwritten(api, cluster) -> None:
+    """A manager that was restored from an old copy must not take back what a newer one decided."""
+    key = ("tpm2_settings", "settings")
+    document = api.nodes.documents["ta1"][key]
+    newer = Generation(document.generation.epoch, document.generation.counter + 5)
+    other = {**document.content, "require_endorsement_keys": False}
+    api.nodes.documents["ta1"][key] = Document(document.kind, document.id, newer, other)
+    error = api.failed("POST", f"/trust/clusters/{cluster}?action=remediate")
+    assert error["messages"][1]["id"] == "trusted.infrastructure.stale_generation"
+    assert api.nodes.documents["ta1"][key].content == other
+    details = api.done("GET", f"/trust/clusters/{cluster}/status")["details"]
+    assert "newer on the host" in details[0]["default_message"]

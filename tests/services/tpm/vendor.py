@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -99,11 +100,11 @@ CA_USAGE = key_usage(key_cert_sign=True, crl_sign=True)
 EK_KEY_USAGE = key_usage(key_encipherment=True)
 
 
-def root(subject: str = "Vendor root", kind: str = "p384:root", **fields: object) -> Authority:
+def root(subject: str = "Vendor root", kind: str = "p384:root", **fields: Any) -> Authority:
     """A self-signed CA."""
     key = private_key(kind)
-    own = Authority(name(subject), key, None)  # type: ignore[arg-type]
-    return own.issue(subject, key, **({"usage": CA_USAGE} | fields))  # type: ignore[arg-type]
+    unsigned = Authority(name(subject), key, cast("x509.Certificate", None))
+    return unsigned.issue(subject, key, **({"usage": CA_USAGE} | fields))
 
 
 def _certificate(

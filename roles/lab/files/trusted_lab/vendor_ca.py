@@ -26,7 +26,7 @@ class VendorCa:
         return self.setup_configuration.exists()
 
     def create(self, lab: str) -> None:
-        """Make keys, certificates and swtpm's configuration. The chain file: issuing CA, then root."""
+        """Make keys, certificates and swtpm's configuration. The chain file: root, then issuing CA."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)
         root, root_key = self.folder / "root.pem", self.folder / "root.key"
@@ -43,7 +43,7 @@ class VendorCa:
         # The firmware only shows this certificate; nothing is ever signed with its key.
         (self.folder / "platform.key").unlink()
         self.chain.write_text(
-            self.issuer.read_text(encoding="ascii") + root.read_text(encoding="ascii"), "ascii"
+            root.read_text(encoding="ascii") + self.issuer.read_text(encoding="ascii"), "ascii"
         )
         self._configure()
 

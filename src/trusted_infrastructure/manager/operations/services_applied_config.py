@@ -26,7 +26,7 @@ from trusted_infrastructure.manager.operations.structures import (
     ClusterInput,
     HealthInfo,
     NetworkAddress,
-    X509CertChain,
+    PresentedCertChain,
     address_of,
 )
 from trusted_infrastructure.manager.registrations import Kind
@@ -74,7 +74,7 @@ class Info(HealthInfo, frozen=True):
 
     address: NetworkAddress
     groups: list[str]
-    trustedc_as: list[X509CertChain]
+    trustedc_as: list[PresentedCertChain]
     service: str | None = None
 
 
@@ -89,7 +89,7 @@ async def states(context: Context, kind: Kind) -> list[ServiceState]:
 
 def summary_of(state: ServiceState) -> Summary:
     """As the API lists it."""
-    return Summary(health=state.health, address=address_of(state.content.address), service=state.service)
+    return Summary(health=state.health, address=address_of(state.address), service=state.service)
 
 
 def info_of(state: ServiceState) -> Info:
@@ -101,10 +101,10 @@ def info_of(state: ServiceState) -> Info:
     return Info(
         health=state.health,
         details=state.details,
-        address=address_of(state.content.address),
+        address=address_of(state.address),
         service=state.service,
         groups=sorted({content.group for content in state.deviating}),
-        trustedc_as=[X509CertChain(cert_chain=chain) for chain in chains],
+        trustedc_as=[PresentedCertChain(cert_chain=chain) for chain in chains],
     )
 
 
@@ -131,7 +131,7 @@ def get_state(kind: Kind) -> Callable[[Context, AddressInput], Awaitable[Info]]:
     async def handler(context: Context, given: AddressInput) -> Info:
         address: DocumentAddress = given.address.document(HTTPS_PORT)
         for state in await states(context, kind):
-            if state.content.address == address:
+            if state.address == address:
                 return info_of(state)
         name = f"{address.hostname}:{address.port}"
         raise NotFound(f"Neither the cluster nor its hosts use a service at {name}.", name)
@@ -142,7 +142,7 @@ def get_state(kind: Kind) -> Callable[[Context, AddressInput], Awaitable[Info]]:
 async def get_overall(context: Context, _given: ClusterInput) -> HealthInfo:
     context.manager.replication.refuse_when_busy(context.cluster)
     comparison = await context.manager.replication.compare(context.cluster)
-    health, details = applied_config.health(comparison, ALL_KINDS)
+    health, details = applied_config.overall(comparison)
     return HealthInfo(health=health, details=details)
 
 

@@ -10,6 +10,8 @@ from trusted_infrastructure.manager.vapi.structure import Nothing, Structure, Ti
 
 SERVICE = "com.vmware.cis.session"
 PATH = "/session"
+# Names are remembered for a while when a login fails; longer ones than this exist for nobody.
+NAME_LIMIT = 255
 
 
 class Info(Structure, frozen=True):
@@ -27,7 +29,7 @@ async def create(context: Context, _input: Nothing) -> str:
         raise Unauthenticated(
             "Send user name and password as HTTP Basic authentication.", reason="no_credentials"
         )
-    name = context.basic.name
+    name = context.basic.name[:NAME_LIMIT]
     try:
         manager.limiter.check(name, context.address)
         manager.limiter.failed(name, context.address)

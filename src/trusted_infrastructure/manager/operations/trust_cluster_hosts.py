@@ -26,6 +26,7 @@ from trusted_infrastructure.manager.vapi.structure import (
     Identifier,
     Port,
     Structure,
+    check_dns_name,
     check_hostname,
     check_name,
 )
@@ -49,7 +50,7 @@ class CreateSpec(Structure, frozen=True):
     scope: str | None = None
 
     def __post_init__(self) -> None:
-        check_hostname("name", self.name)
+        check_dns_name("name", self.name)
         if self.hostname is not None:
             check_hostname("hostname", self.hostname)
         check_enrolment(self.ek_digest, self.scope)

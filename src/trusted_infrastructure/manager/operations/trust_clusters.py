@@ -169,5 +169,6 @@ OPERATIONS: Table = (
         handler=get_status,
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
+        task=True,
     ),
 )

@@ -17,7 +17,7 @@ from trusted_infrastructure.manager.vapi.errors import (
     ResourceInaccessible,
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
-from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, check_hostname
+from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, check_dns_name
 
 SERVICE = f"{TRUST}.denied_hosts"
 PATH = f"{TRUST_PATH}/clusters/{{cluster}}/denied-hosts"
@@ -32,7 +32,7 @@ class CreateSpec(Structure, frozen=True):
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        check_hostname("host", self.host)
+        check_dns_name("host", self.host)
         check_enrolment(self.ek_digest, None)
         if self.reason is not None and len(self.reason) > 500:
             raise FieldError("reason", "is longer than 500 characters")
@@ -110,6 +110,7 @@ OPERATIONS: Table = (
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
         side="trust_authority",
+        task=True,
     ),
     Operation(
         service=SERVICE,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -17,7 +17,7 @@ from trusted_infrastructure.manager.operations.vcenter import HostFilter, wanted
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
     NotFound,
-    ResourceInaccessible,
+    ServiceUnavailable,
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import Identifier, Structure
@@ -29,6 +29,9 @@ AGENT = "/agent/manage/v1"
 LONG = 50.0
 
 State = Literal["ATTESTED", "FAILED", "EXPIRED", "UNREACHABLE"]
+ImageVersion = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+]
 
 
 class ServiceAttestation(Structure, frozen=True):
@@ -65,7 +68,7 @@ class KeyCheckInfo(Structure, frozen=True):
 
 class AttestationInfo(Structure, frozen=True):
     """How a host stands. state: the best of its services'; UNREACHABLE: the host does not answer this
-    manager, or no service answers it. key_check: the last one."""
+    manager, or no service answers it. service: whose result the state is. key_check: the last one."""
 
     host: str
     name: str
@@ -78,6 +81,7 @@ class AttestationInfo(Structure, frozen=True):
     base_image: str | None = None
     since: str | None = None
     attested_until: str | None = None
+    service: str | None = None
     key_check: KeyCheckInfo | None = None
 
 
@@ -104,7 +108,7 @@ class BaseImageInput(Structure, frozen=True):
     """Input of base_image.get. Unset: the agent names the image by its content."""
 
     host: Identifier
-    version: Identifier | None = None
+    image_version: ImageVersion | None = None
     display_name: Identifier | None = None
 
 
@@ -150,6 +154,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     base_image: str | None = None
     since: str | None = None
     attested_until: str | None = None
+    service: str | None = None
     refused_services: list[AgentRefused] = []
     key_check: AgentKeyCheck | None = None
 
@@ -166,6 +171,7 @@ def info_of(host: Host, status: AgentStatus) -> AttestationInfo:
         base_image=status.base_image,
         since=status.since,
         attested_until=status.attested_until,
+        service=status.service,
         attestations=[ServiceAttestation(**msgspec.structs.asdict(one)) for one in status.attestations],
         refused_services=[RefusedService(**msgspec.structs.asdict(one)) for one in status.refused_services],
         key_check=key_check_of(status.key_check),
@@ -238,10 +244,13 @@ async def check_key(context: Context, given: KeyCheckInput) -> KeyCheckInfo:
 
 async def get_base_image(context: Context, given: BaseImageInput) -> dict[str, Any]:
     """The document as base-images imports it (base64 of this, as JSON)."""
-    query = {"image_version": given.version, "display_name": given.display_name}
+    query = {"image_version": given.image_version, "display_name": given.display_name}
     pairs = urlencode({name: value for name, value in query.items() if value is not None})
     path = f"{AGENT}/base-image" + (f"?{pairs}" if pairs else "")
-    return await ask(context.manager.nodes, context.host.name, "GET", path, dict[str, Any], timeout=LONG)
+    try:
+        return await ask(context.manager.nodes, context.host.name, "GET", path, dict[str, Any], timeout=LONG)
+    except NodeError as error:
+        raise ServiceUnavailable(str(error), error.host, reason=error.code) from None
 
 
 READ = privileges("TrustedAdmin.ReadTrustedHosts", "System.View@host")
@@ -311,8 +320,8 @@ OPERATIONS: Table = (
         input=BaseImageInput,
         output=dict[str, Any],
         handler=get_base_image,
-        privileges=privileges("TrustedAdmin.RetrieveHostMetadata", "System.View@host"),
-        errors=(InvalidArgument, NotFound, ResourceInaccessible),
+        privileges=privileges("Host.Tpm.Read@host"),
+        errors=(InvalidArgument, NotFound, ServiceUnavailable),
         side="workload",
     ),
 )

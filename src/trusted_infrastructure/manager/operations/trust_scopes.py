@@ -183,6 +183,7 @@ OPERATIONS: Table = (
         privileges=READ,
         errors=(NotFound,),
         side="trust_authority",
+        task=True,
     ),
     Operation(
         service=SERVICE,
@@ -211,6 +212,7 @@ OPERATIONS: Table = (
         privileges=READ,
         errors=(NotFound,),
         side="trust_authority",
+        task=True,
     ),
     Operation(
         service=SERVICE,

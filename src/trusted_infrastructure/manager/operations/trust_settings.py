@@ -12,8 +12,9 @@ from trusted_infrastructure import sealing
 from trusted_infrastructure.manager import trust_authority
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.desired import Change
+from trusted_infrastructure.manager.health import document_health
 from trusted_infrastructure.manager.nodes import NodeError, ask
-from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, ClusterInput
+from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, ClusterInput, HealthInfo
 from trusted_infrastructure.manager.operations.trust_cluster_hosts import check_enrolment
 from trusted_infrastructure.manager.service_reports import host_names
 from trusted_infrastructure.manager.vapi.errors import (
@@ -24,7 +25,7 @@ from trusted_infrastructure.manager.vapi.errors import (
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure
 
-PATH = f"{TRUST_PATH}/trust-authority-clusters/{{cluster}}"
+PATH = f"{TRUST_PATH}/clusters/{{cluster}}"
 
 # The ranges of the document (config.documents.TrustAuthorityCluster).
 TokenLifetime = Annotated[int, msgspec.Meta(ge=60, le=86400)]
@@ -32,7 +33,7 @@ GracePeriod = Annotated[int, msgspec.Meta(ge=0, le=3600)]
 CacheAge = Annotated[int, msgspec.Meta(ge=0, le=604800)]
 
 
-class Info(Structure, frozen=True):
+class Info(HealthInfo, frozen=True):
     """Settings of a Trust Authority Cluster; times in seconds. hpke_suite: the least that hosts must use."""
 
     token_lifetime: int
@@ -81,7 +82,11 @@ class Accepted(msgspec.Struct, frozen=True):
 async def get(context: Context, _given: ClusterInput) -> Info:
     with context.manager.database.transaction() as connection:
         content = trust_authority.document_or_new(connection, context.cluster)
+    comparison = await context.manager.replication.compare(context.cluster)
+    health, details = document_health(comparison, trust_authority.KIND, trust_authority.ID)
     return Info(
+        health=health,
+        details=details,
         token_lifetime=content.token_lifetime,
         grace_period=content.grace_period,
         key_cache_max_age=content.key_cache_max_age,
@@ -135,6 +140,7 @@ OPERATIONS: Table = (
         privileges=privileges("TrustedAdmin.ReadTrustedHosts", "System.View@cluster"),
         errors=(NotFound,),
         side="trust_authority",
+        task=True,
     ),
     Operation(
         service=f"{TRUST}.settings",

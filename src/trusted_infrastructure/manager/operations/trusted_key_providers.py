@@ -6,18 +6,22 @@ vSphere has this outside of the trusted infrastructure's API.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
 import sqlalchemy as sql
 
 from trusted_infrastructure.config.documents import TrustedKeyProvider
-from trusted_infrastructure.manager import registrations, trusted_clusters
-from trusted_infrastructure.manager.context import Context
+from trusted_infrastructure.manager import desired, registrations, trusted_clusters
+from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.database import trusted_key_providers as table
-from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.manager.inventory import Cluster, all_clusters
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
     InvalidArgument,
-    LocalizableMessage,
+    NotAllowedInCurrentState,
     NotFound,
     ResourceInaccessible,
     Unsupported,
@@ -31,14 +35,14 @@ PATH = f"{TRUST_PATH}/trusted-key-providers"
 
 class CreateSpec(Structure, frozen=True):
     """A provider by its name on the Trust Authority side. group: of the Key Provider Services that have it;
-    unset: that of the registered ones, when they have one. The first provider becomes the default."""
+    unset: that of the registered ones, when they have one. Where there is no default, it becomes it."""
 
-    name: str
+    provider: str
     group: Identifier | None = None
     default: bool | None = None
 
     def __post_init__(self) -> None:
-        check_name("name", self.name)
+        check_name("provider", self.provider)
 
 
 class CreateInput(Structure, frozen=True):
@@ -48,7 +52,7 @@ class CreateInput(Structure, frozen=True):
 
 
 class UpdateSpec(Structure, frozen=True):
-    """Unset: unchanged. default true takes it from the one that was."""
+    """Unset: unchanged. default true takes it from the one that was; false is for those that are not."""
 
     group: Identifier | None = None
     default: bool | None = None
@@ -57,34 +61,34 @@ class UpdateSpec(Structure, frozen=True):
 class UpdateInput(Structure, frozen=True):
     """Input of update."""
 
-    name: Identifier
+    provider: Identifier
     spec: UpdateSpec
 
 
-class NameInput(Structure, frozen=True):
+class ProviderInput(Structure, frozen=True):
     """Input of get and delete."""
 
-    name: Identifier
+    provider: Identifier
 
 
 class Info(Structure, frozen=True):
     """A provider."""
 
-    name: str
+    provider: str
     group: str
     default: bool
 
 
 def info_of(name: str, content: TrustedKeyProvider) -> Info:
     """As the API gives it."""
-    return Info(name=name, group=content.group, default=content.default)
+    return Info(provider=name, group=content.group, default=content.default)
 
 
 def find(connection: sql.Connection, name: str) -> TrustedKeyProvider:
     """A provider. Raises NotFound."""
     found = trusted_clusters.providers(connection).get(name)
     if found is None:
-        raise NotFound(f"This manager has no trusted key provider {name!r}.", name)
+        raise NotFound(f"This manager has no trusted key provider {name!r}.", name, reason="no_provider")
     return found
 
 
@@ -108,36 +112,50 @@ def write(connection: sql.Connection, name: str, content: TrustedKeyProvider) ->
 
 async def create(context: Context, given: CreateInput) -> None:
     spec = given.spec
-    with context.manager.database.transaction() as connection:
+
+    def add(connection: sql.Connection) -> None:
         known = trusted_clusters.providers(connection)
-        if spec.name in known:
-            raise AlreadyExists(f"This manager has a trusted key provider {spec.name!r}.", spec.name)
+        if spec.provider in known:
+            text = f"This manager has a trusted key provider {spec.provider!r}."
+            raise AlreadyExists(text, spec.provider)
         group = only_group(connection) if spec.group is None else spec.group
         first = not any(provider.default for provider in known.values())
-        default = first if spec.default is None else spec.default
-        write(connection, spec.name, TrustedKeyProvider(group=group, default=default))
-    await distribute(context)
+        write(connection, spec.provider, TrustedKeyProvider(group=group, default=first or bool(spec.default)))
+
+    await change(context, add)
 
 
 async def update(context: Context, given: UpdateInput) -> None:
+    spec = given.spec
+
+    def replace(connection: sql.Connection) -> None:
+        before = find(connection, given.provider)
+        if spec.default is False and before.default:
+            raise NotAllowedInCurrentState(
+                f"{given.provider!r} is the default; make another provider the default instead.",
+                given.provider,
+                reason="is_default",
+            )
+        group = before.group if spec.group is None else spec.group
+        content = TrustedKeyProvider(group=group, default=before.default or bool(spec.default))
+        write(connection, given.provider, content)
+
+    await change(context, replace)
+
+
+async def delete(context: Context, given: ProviderInput) -> None:
+    """The default one leaves none: no other begins to encrypt without somebody saying so."""
+
+    def remove(connection: sql.Connection) -> None:
+        find(connection, given.provider)
+        connection.execute(table.delete().where(table.c.name == given.provider))
+
+    await change(context, remove)
+
+
+async def get(context: Context, given: ProviderInput) -> Info:
     with context.manager.database.transaction() as connection:
-        before = find(connection, given.name)
-        group = before.group if given.spec.group is None else given.spec.group
-        default = before.default if given.spec.default is None else given.spec.default
-        write(connection, given.name, TrustedKeyProvider(group=group, default=default))
-    await distribute(context)
-
-
-async def delete(context: Context, given: NameInput) -> None:
-    with context.manager.database.transaction() as connection:
-        find(connection, given.name)
-        connection.execute(table.delete().where(table.c.name == given.name))
-    await distribute(context)
-
-
-async def get(context: Context, given: NameInput) -> Info:
-    with context.manager.database.transaction() as connection:
-        return info_of(given.name, find(connection, given.name))
+        return info_of(given.provider, find(connection, given.provider))
 
 
 async def list_providers(context: Context, _given: Nothing) -> list[Info]:
@@ -146,31 +164,47 @@ async def list_providers(context: Context, _given: Nothing) -> list[Info]:
     return [info_of(name, content) for name, content in providers.items()]
 
 
-async def distribute(context: Context) -> None:
-    """Gives every cluster with Key Provider Services the providers as they are now.
+async def change(context: Context, work: Callable[[sql.Connection], None]) -> None:
+    """Changes the providers by `work`, and what all clusters with Key Provider Services desire, in one
+    transaction: so whatever stops the manager after it, a remediation completes. Then sends it.
 
-    Raises ResourceInaccessible naming the hosts of all clusters that did not take them."""
+    Raises what `work` raises, and ResourceInaccessible naming the hosts of all clusters that failed."""
     manager = context.manager
-    failures: list[ResourceInaccessible] = []
-    with manager.database.transaction() as connection:
-        clusters = all_clusters(connection)
-    for cluster in clusters:
-        async with manager.replication.lock(cluster):
-            with manager.database.transaction() as connection:
-                uses_kms = bool(trusted_clusters.services(connection, cluster, "kms_service"))
-                changes = trusted_clusters.provider_changes(connection, cluster, uses_kms)
-            try:
-                await manager.replication.change(cluster, changes)
-            except ResourceInaccessible as error:
-                failures.append(error)
+    async with AsyncExitStack() as locks:
+        with manager.database.transaction() as connection:
+            clusters = all_clusters(connection)
+        for cluster in clusters:  # in this order always, or two changes could wait for each other
+            await locks.enter_async_context(manager.replication.lock(cluster))
+        with manager.database.transaction() as connection:
+            work(connection)
+            changed = [cluster for cluster in clusters if desire(connection, cluster)]
+        answers = await asyncio.gather(*(send(manager, cluster) for cluster in changed))
+    failures = [answer for answer in answers if answer is not None]
     if failures:
-        details: list[LocalizableMessage] = [item for error in failures for item in error.messages[1:]]
         raise ResourceInaccessible(
-            " ".join(error.text for error in failures), reason="replication_failed", details=details
+            " ".join(error.text for error in failures),
+            reason="replication_failed",
+            details=[item for error in failures for item in error.messages[1:]],
         )
 
 
-READ = privileges("Cryptographer.ReadKeyServersInfo")
+def desire(connection: sql.Connection, cluster: Cluster) -> bool:
+    """Brings the desired state of a cluster to the providers as they are; whether that changed it."""
+    uses_kms = bool(trusted_clusters.services(connection, cluster, "kms_service"))
+    changes = trusted_clusters.provider_changes(connection, cluster, uses_kms)
+    return bool(desired.write(connection, cluster, changes))
+
+
+async def send(manager: Manager, cluster: Cluster) -> ResourceInaccessible | None:
+    """Brings a cluster's hosts to the desired state; the error, so that others are served as well."""
+    try:
+        await manager.replication.remediate(cluster)
+    except ResourceInaccessible as error:
+        return error
+    return None
+
+
+READ = privileges("TrustedAdmin.ReadTrustedHosts")
 MANAGE = privileges("Cryptographer.ManageKeyServers")
 
 OPERATIONS: Table = (
@@ -205,9 +239,9 @@ OPERATIONS: Table = (
         service=SERVICE,
         operation="get",
         method="GET",
-        path=f"{PATH}/{{name}}",
+        path=f"{PATH}/{{provider}}",
         summary="One trusted key provider",
-        input=NameInput,
+        input=ProviderInput,
         output=Info,
         handler=get,
         privileges=READ,
@@ -218,13 +252,13 @@ OPERATIONS: Table = (
         service=SERVICE,
         operation="update",
         method="PATCH",
-        path=f"{PATH}/{{name}}",
+        path=f"{PATH}/{{provider}}",
         summary="Make a trusted key provider the default, or change its group",
         input=UpdateInput,
         output=None,
         handler=update,
         privileges=MANAGE,
-        errors=(InvalidArgument, NotFound, ResourceInaccessible, Unsupported),
+        errors=(InvalidArgument, NotAllowedInCurrentState, NotFound, ResourceInaccessible, Unsupported),
         body="spec",
         task=True,
         side="workload",
@@ -233,9 +267,9 @@ OPERATIONS: Table = (
         service=SERVICE,
         operation="delete",
         method="DELETE",
-        path=f"{PATH}/{{name}}",
+        path=f"{PATH}/{{provider}}",
         summary="Let hosts no longer use a trusted key provider",
-        input=NameInput,
+        input=ProviderInput,
         output=None,
         handler=delete,
         privileges=MANAGE,

@@ -108,17 +108,15 @@ async def perform(
     context: Context, operation: AnyOperation, values: Structure, path: Mapping[str, str]
 ) -> Any:
     """Runs the operation, or starts its task and gives the task's id. Raises VapiError."""
+    named = target(operation, path)
     if not operation.task:
-        result = await operation.handler(context, values)
-        if operation.changes and not operation.public:
-            await record(context, operation, "ok", target(operation, path))
-        return result
+        return await audited(context, operation, values, named)
 
     async def work(running: Running) -> Any:
-        return await operation.handler(replace(context, running=running), values)
+        return await audited(replace(context, running=running), operation, values, named)
 
     if operation.changes:
-        await record(context, operation, "ok", target(operation, path))
+        await record(context, operation, "started", named)
     new = NewTask(
         service=operation.service,
         operation=operation.wire_id,
@@ -129,10 +127,29 @@ async def perform(
     return context.manager.tasks.start(new, work)
 
 
+async def audited(context: Context, operation: AnyOperation, values: Structure, named: str) -> Any:
+    """Runs the handler; a record says how a change ended. Login makes its own. Raises VapiError."""
+    try:
+        result = await operation.handler(context, values)
+    except Exception as error:
+        found = explain(error)
+        if operation.changes and not operation.public:
+            await record(context, operation, found.reason, named)
+        raise found from None
+    if operation.changes and not operation.public:
+        await record(context, operation, "ok", named)
+    return result
+
+
 async def record(context: Context, operation: AnyOperation, code: str, named: str = "") -> None:
     """One audit record about the caller's request."""
     await context.manager.auditor.record(
-        operation, user=context.caller.user.name, address=context.address, code=code, target=named
+        operation,
+        user=context.caller.user.name,
+        address=context.address,
+        code=code,
+        target=named,
+        task=context.running.task if context.running else "",
     )
 
 
@@ -160,6 +177,10 @@ def explain(error: Exception) -> VapiError:
         return from_refusal(error)
     if isinstance(error, NodeError):
         return error.error()
+    if isinstance(error, TimeoutError):
+        return ServiceUnavailable(
+            "This took too long and was given up; try again.", reason="time_limit_exceeded"
+        )
     incident = uuid.uuid4().hex[:12]
     # Places and type only: an exception's text may hold what a caller sent, a password too.
     frames = [

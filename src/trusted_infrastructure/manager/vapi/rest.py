@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ PREFIX = "/api"
 SESSION_HEADER = "vmware-api-session-id"
 ADDRESS_HEADER = "x-real-ip"  # set by the reverse proxy, which alone reaches the socket
 QUERY_LIMIT = 16384
+TIME_LIMIT = 90.0
 
 
 class RestApi:
@@ -38,7 +40,8 @@ class RestApi:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            return await self._handle(request)
+            async with asyncio.timeout(TIME_LIMIT):
+                return await self._handle(request)
         except Exception as error:
             return error_response(explain(error))
 

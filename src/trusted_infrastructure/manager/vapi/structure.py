@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from datetime import UTC, datetime
 from typing import Annotated
@@ -32,7 +33,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 NAME_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\?#%]")
 MISSING = "Object missing required field `"
 UNKNOWN = "Object contains unknown field `"
-HOSTNAME = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.:-]{0,253}[A-Za-z0-9_])?$")
+DNS_NAME = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,240}[A-Za-z0-9_])?$")
 
 
 class FieldError(ValueError):
@@ -81,8 +82,16 @@ def check_name(field: str, name: str) -> None:
 
 def check_hostname(field: str, hostname: str) -> None:
     """A DNS name or an IP address. Raises FieldError."""
-    if not HOSTNAME.match(hostname) or ".." in hostname:
-        raise FieldError(field, f"is not a DNS name or IP address: {hostname[:80]!r}")
+    try:
+        ipaddress.ip_address(hostname)
+    except ValueError:
+        check_dns_name(field, hostname, "a DNS name or IP address")
+
+
+def check_dns_name(field: str, name: str, what: str = "a DNS name") -> None:
+    """A DNS name (underscores are let through: inventories have them). Raises FieldError."""
+    if not DNS_NAME.match(name) or ".." in name:
+        raise FieldError(field, f"is not {what}: {name[:80]!r}")
 
 
 def decode_blob(field: str, text: str, limit: int) -> bytes:

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The key provider service as systemd starts it: a process on two unix sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services.key_provider.harness import SERVICE_ID, Authority, write_identity
+from services.side_authority import SideAuthority, forwarded
+
+from trusted_infrastructure import tokens
+from trusted_infrastructure.transport import local_client
+
+
+class Process:
+    """The service in `folder`; its settings can be changed before it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("state", "run", "anchors"):
+            (folder / name).mkdir()
+        self.folder = folder
+        self.side = SideAuthority(now=int(time.time()))
+        write_identity(folder, self.side)
+        (folder / "anchors" / "peers.json").write_text('[{"host":"ta1","public_name":"ta1"}]')
+        Authority().publish(folder / "snapshot.json")
+        self.settings: dict[str, Any] = {
+            "host": "ta1",
+            "service_id": SERVICE_ID,
+            "public_name": "ta1",
+            "side_ca": str(folder / "side_ca.pem"),
+            "identity_certificate": str(folder / "key-provider-service.pem"),
+            "identity_key": str(folder / "key-provider-service.key"),
+            "anchors_directory": str(folder / "anchors"),
+            "snapshot": str(folder / "snapshot.json"),
+            "state_directory": str(folder / "state"),
+            "run_directory": str(folder / "run"),
+            "lock_memory": False,
+            "allowed_users": [os.getuid()],
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        path = self.folder / "settings.json"
+        path.write_text(json.dumps(self.settings))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trusted_infrastructure.cli", "serve", "key-provider"]
+                + ["--settings", str(path)],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+                stderr=log,
+            )
+        return self.process
+
+    def wait_for_sockets(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if all((self.folder / "run" / f"{name}.sock").exists() for name in ("public", "management")):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(self.log())
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Process]:
+    made = Process(tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_it_serves_and_ends(service: Process) -> None:
+    process = service.start()
+    service.wait_for_sockets()
+    run = service.folder / "run"
+    for name in ("public", "management"):
+        assert (run / f"{name}.sock").stat().st_mode & 0o777 == 0o660
+    with local_client(run / "public.sock") as public:
+        jws = public.get("/kms/v1/keys").json()["keys"]
+        found = tokens.verify_key_set(
+            jws,
+            service.side.certificate,
+            "trust_authority",
+            "key-provider-service",
+            {"ta1"},
+            int(time.time()),
+        )
+        assert len(found.keys) == 1
+        assert public.get("/kms/manage/v1/status").status_code == 404
+    _key, certificate = service.side.leaf("manager", "ta-manager")
+    with local_client(run / "management.sock") as management:
+        assert management.get("/kms/manage/v1/status").status_code == 401
+        answer = management.get("/kms/manage/v1/status", headers=forwarded(certificate))
+        # No peer can be reached here, and the provider has no client certificate.
+        assert answer.json()["health"] == "ERROR"
+        assert "no client certificate" in answer.text
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+    assert time.monotonic() - started < 8
+    assert not list(run.glob("*.sock"))
+
+
+def test_a_kill_loses_no_record(service: Process) -> None:
+    from trusted_infrastructure.audit import verify
+
+    service.start()
+    service.wait_for_sockets()
+    with local_client(service.folder / "run" / "public.sock") as public:
+        codes = [
+            public.post("/kms/v1/providers/finance/keys?action=create", content=b"{}").status_code
+            for _index in range(5)
+        ]
+    assert codes == [401] * 5
+    assert service.process is not None
+    service.process.kill()
+    service.process.wait()
+    found = verify(service.folder / "state" / "audit.log")
+    assert (found.intact, found.records) == (True, 5)
+    service.start()
+    service.wait_for_sockets()
+    assert verify(service.folder / "state" / "audit.log").records == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"host": 1}, "host"),
+        ({"more": 1}, "more"),
+        ({"public_port": 0}, "public_port"),
+        ({"side_ca": "relative.pem"}, "side_ca"),
+        ({"state_check_interval": 301}, "state_check_interval"),
+        ({"sealing_suite": "ROT13"}, "ROT13"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(service: Process, changes: dict[str, Any], words: str) -> None:
+    service.settings |= changes
+    assert service.start().wait(timeout=30) == 1
+    assert words in service.log()
+    assert "Traceback" not in service.log()
+
+
+def test_state_that_others_can_read_is_refused(service: Process) -> None:
+    (service.folder / "state" / "sealing-key.json").write_text("{}")
+    (service.folder / "state" / "sealing-key.json").chmod(0o644)
+    assert service.start().wait(timeout=30) == 1
+    assert "state_unusable" in service.log()
