@@ -16,7 +16,7 @@ as_root := $(if $(filter 0,$(shell id -u)),,sudo -E $(if $(filter true,$(CI)),-n
 run := $(as_root) tools/run
 playbook := $(run) ansible-playbook $(VERBOSE)
 inventory := build/labs/$(LAB)/inventory
-status := $(run) env PYTHONPATH=build/collections python tools/lab_status.py '$(inventory)'
+status := $(run) python tools/lab_status.py --lab '$(LAB)'
 
 # A lab's name is part of the names of containers, folders and networks.
 ifneq ($(shell grep -cE '^[a-z][a-z0-9-]*$$' <<<'$(LAB)'),1)
@@ -32,7 +32,7 @@ help: ## Print this list
 lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
 	@$(as_root) mkdir -p '$(inventory)'
 	@$(playbook) -i '$(inventory)' trusted.infrastructure.lab -e 'lab_name=$(LAB)'
-	@$(status) --format table
+	@$(status) --wait 60
 	@echo
 	@echo 'The lab is trusted. What to try next:'
 	@echo "  make lab-status FORMAT=json LAB=$(LAB)     the same, for machines"

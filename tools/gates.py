@@ -238,7 +238,7 @@ def table(outcomes: list[Outcome]) -> str:
         counts = (str(item.passed), str(item.failed), str(item.skipped))
         rows.append((item.name, item.result, f"{item.seconds:.1f}", *counts))
     rows.append(("all", "", f"{sum(item.seconds for item in outcomes):.1f}", "", "", ""))
-    return "\n".join("{:<14} {:<8} {:>8} {:>7} {:>7} {:>7}".format(*row).rstrip() for row in rows)
+    return "\n".join("{:<18} {:<8} {:>8} {:>7} {:>7} {:>7}".format(*row).rstrip() for row in rows)
 
 
 def summary(outcomes: list[Outcome]) -> str:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Print the state of every machine of an inventory: a table, or one JSON object. Reading it changes nothing.
 
-usage: lab_status.py INVENTORY [--format table|json]
+usage: lab_status.py [INVENTORY | --lab NAME] [--format table|json] [--wait SECONDS]
 
 Exits with 0 only if every trusted host is ATTESTED and gets a key from the default trusted key provider.
 """
@@ -10,17 +10,23 @@ Exits with 0 only if every trusted host is ATTESTED and gets a key from the defa
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+ROOT = Path(__file__).resolve().parent.parent
+# The collection's own client is used; Ansible finds collections in these folders, and so does this program.
+sys.path[:0] = os.environ.get("ANSIBLE_COLLECTIONS_PATH", str(ROOT / "build" / "collections")).split(os.pathsep)
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (  # noqa: E402
     ApiError,
     Call,
     ManagementClient,
@@ -36,7 +42,11 @@ KINDS = {
 }
 FIELDS = ("name", "kind", "attestation", "reason", "base_image", "attested_until", "key_check")
 KMIP_PORT = 5696
+# Anybody may read the keys of the two services of a Trust Authority host.
+SERVICES = {"Attestation Service": "/attestation/v1/keys", "Key Provider Service": "/kms/v1/keys"}
 TIMEOUT = 10
+# Certificates live 90 days and are renewed after 60; one that has less than this left was missed.
+SOON = 14 * 86400
 
 
 def read_inventory(source: str) -> dict[str, Any]:
@@ -55,11 +65,12 @@ def row(name: str, kind: str, reason: str, **fields: str | None) -> dict[str, An
 
 
 def client(variables: dict[str, Any], authority: Path) -> ManagementClient:
-    """A client of one manager, with the administrator's account of the inventory."""
+    """A client of one manager. The lab keeps the administrator's password in a file of its folder."""
+    secret = authority.parent.parent.parent / "secrets" / "administrator_password"
     return ManagementClient(
         hostname=variables["ansible_host"],
         username=variables.get("manager_administrator_name", "administrator@trusted.local"),
-        password=variables["manager_administrator_password"],
+        password=secret.read_text(encoding="utf-8").strip(),
         ca_path=str(authority),
         timeout=TIMEOUT,
         task_timeout=TIMEOUT * 3,
@@ -103,31 +114,36 @@ def trusted_hosts(session: ManagementClient | None, names: list[str], problem: s
         return list(pool.map(one, names))
 
 
-def trust_authority_health(session: ManagementClient | None, problem: str) -> str:
-    """'service up', or what is wrong with the services of the Trust Authority Cluster."""
-    if session is None:
-        return problem
-    wrong: list[str] = []
-    for cluster in session.call(Call("GET", "/vcenter/trusted-infrastructure/trust-authority-clusters")):
-        for service in ("attestation", "kms"):
-            template = "/vcenter/trusted-infrastructure/trust-authority-clusters/{c}/" + service + "/service-status"
-            status = session.call(Call("GET", path(template, c=cluster["cluster"]), task=True))
-            if status["health"] != "OK":
-                wrong += [detail["default_message"] for detail in status["details"]]
-    return "; ".join(wrong) or "service up"
-
-
-def answers(address: str, port: int, authority: Path | None) -> str:
-    """'service up' when a TLS server answers at the port."""
-    context = ssl.create_default_context(cafile=str(authority)) if authority else ssl._create_unverified_context()
+def answers(address: str, port: int) -> str:
+    """'service up' when something answers at the port, otherwise what is wrong."""
     try:
-        with socket.create_connection((address, port), TIMEOUT) as connection:
-            if authority:
-                context = ssl.create_default_context(cafile=str(authority))
-                context.wrap_socket(connection, server_hostname=address).close()
-        return "service up"
+        socket.create_connection((address, port), TIMEOUT).close()
     except OSError as error:
         return f"port {port} does not answer: {error}"
+    return "service up"
+
+
+def trust_authority_host(address: str, authority: Path) -> str:
+    """'service up' when both services answer with a certificate of the side's CA, otherwise what is wrong."""
+    context = ssl.create_default_context(cafile=str(authority))
+    for service, path_of_keys in (
+        ("Attestation Service", "/attestation/v1/keys"),
+        ("Key Provider Service", "/kms/v1/keys"),
+    ):
+        connection = http.client.HTTPSConnection(address, timeout=TIMEOUT, context=context)
+        try:
+            connection.request("GET", path_of_keys)
+            status = connection.getresponse().status
+            certificate = connection.sock.getpeercert() if connection.sock else None
+        except (OSError, http.client.HTTPException) as error:
+            return f"{service} does not answer: {error}"
+        finally:
+            connection.close()
+        if status != http.client.OK:
+            return f"{service} answers with HTTP {status}"
+        if certificate and ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time() + SOON:
+            return f"service up; its certificate expires on {certificate['notAfter']}: run site.yml"
+    return "service up"
 
 
 def enter(variables: dict[str, Any], authority: Path) -> tuple[ManagementClient | None, str]:
@@ -161,11 +177,11 @@ def collect(source: str) -> list[dict[str, Any]]:
         row(workload_manager, "manager", workload_problem),
     ]
     for name in members("trust_authority_hosts"):
-        answer = answers(variables[name]["ansible_host"], 443, authorities / "trust_authority.pem")
+        answer = trust_authority_host(variables[name]["ansible_host"], authorities / "trust_authority.pem")
         rows.append(row(name, "trust_authority_host", answer))
     rows += trusted_hosts(workload, members("trusted_hosts"), workload_problem)
     for name in members("key_servers"):
-        rows.append(row(name, "key_server", answers(variables[name]["ansible_host"], KMIP_PORT, None)))
+        rows.append(row(name, "key_server", answers(variables[name]["ansible_host"], KMIP_PORT)))
     for session in (authority, workload):
         if session is not None:
             session.logout()
@@ -178,21 +194,44 @@ def table(rows: list[dict[str, Any]]) -> str:
     keys = ("name", "kind", "attestation", "base_image", "attested_until", "key_check", "reason")
     lines = [heads, *(tuple(entry[key] or "-" for key in keys) for entry in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def all_good(rows: list[dict[str, Any]]) -> bool:
+    """Whether there are trusted hosts, and each is attested and gets a key."""
+    hosts = [entry for entry in rows if entry["kind"] == "trusted_host"]
+    good = all(entry["attestation"] == "ATTESTED" and entry["key_check"] == "OK" for entry in hosts)
+    return bool(hosts) and good
+
+
+def wait_for(source: str, seconds: int) -> list[dict[str, Any]]:
+    """The rows, as soon as all is good, or after that time."""
+    end = time.monotonic() + seconds
+    rows = collect(source)
+    while not all_good(rows) and time.monotonic() < end:
+        time.sleep(2)
+        rows = collect(source)
+    return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("inventory")
+    parser = argparse.ArgumentParser(description="Print the state of every machine of an inventory.")
+    parser.add_argument("inventory", nargs="?")
+    parser.add_argument("--lab", help="name of a lab of this checkout")
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument(
+        "--wait", type=int, default=0, metavar="SECONDS", help="give hosts that long to become attested"
+    )
     arguments = parser.parse_args()
-    if not os.path.exists(arguments.inventory):
-        raise SystemExit(f"there is no lab at {arguments.inventory}: run 'make lab' first")
-    rows = collect(arguments.inventory)
+    source = arguments.inventory or str(ROOT / "build" / "labs" / (arguments.lab or "lab") / "inventory" / "hosts.yml")
+    if not os.path.exists(source):
+        print(f"there is no lab at {source}: run 'make lab' first", file=sys.stderr)
+        return 1
+    rows = wait_for(source, arguments.wait)
     print(json.dumps({"hosts": rows}) if arguments.format == "json" else table(rows))
-    hosts = [entry for entry in rows if entry["kind"] == "trusted_host"]
-    good = all(entry["attestation"] == "ATTESTED" and entry["key_check"] == "OK" for entry in hosts)
-    return 0 if hosts and good else 1
+    return 0 if all_good(rows) else 1
 
 
 if __name__ == "__main__":

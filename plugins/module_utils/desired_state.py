@@ -23,6 +23,8 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 State: t.TypeAlias = "t.Mapping[str, t.Any] | None"
 # What `state` is where a task wants something gone.
 GONE = ("absent", "disabled")
+# What reading an answer raises that lacks what the API says.
+UNKNOWN_ANSWER = (KeyError, IndexError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,6 @@ def inform(
     except UNKNOWN_ANSWER as error:
         _not_understood(module, error)
     module.exit_json(changed=False, **{key: found})
-
-
-# What reading an answer raises that lacks what the API says.
-UNKNOWN_ANSWER = (KeyError, IndexError, TypeError, AttributeError)
 
 
 def _carry_out(client: ManagementClient, planned: Plan, answers: list[t.Any]) -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -44,11 +46,15 @@ class Environment:
     """One environment below `directory`, named by the digest of its lock; the link `venv` says which is used."""
 
     def __init__(self, directory: str, digest: str, run: Run) -> None:
+        """Raises EnvironmentFailure for a digest that is none: a part of it is the name of a folder."""
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise EnvironmentFailure(f"the digest must be a SHA-256 in 64 lower-case hexadecimal digits, not {digest!r}")
         self.directory = directory
         self.digest = digest
         self.run = run
+        self.name = digest[:16]
         self.link = os.path.join(directory, "venv")
-        self.path = os.path.join(directory, digest[:16])
+        self.path = os.path.join(directory, self.name)
 
     def current(self) -> str:
         """Name of the environment in use, or "absent"."""
@@ -56,17 +62,31 @@ class Environment:
 
     def installed(self) -> bool:
         """Whether this environment is complete and in use."""
-        return self.current() == self.digest[:16] and os.path.exists(os.path.join(self.path, COMPLETE))
+        return self.current() == self.name and os.path.exists(os.path.join(self.path, COMPLETE))
 
     def install(self, archive: str, lock: str) -> None:
         """Make the environment from the archive and take it into use. Raises EnvironmentFailure."""
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
         if not os.path.exists(os.path.join(self.path, COMPLETE)):
-            shutil.rmtree(self.path, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix="wheelhouse-") as folder:
-                _unpack(archive, folder)
+                try:
+                    _unpack(archive, folder)
+                except (OSError, tarfile.TarError) as error:
+                    raise EnvironmentFailure(f"{archive} cannot be unpacked: {error}") from error
+                self._check(os.path.join(folder, lock), lock)
+                shutil.rmtree(self.path, ignore_errors=True)
                 self._make(folder, os.path.join(folder, lock))
         self._use()
+
+    def _check(self, path: str, name: str) -> None:
+        """The lock names the SHA-256 of every wheel, and the digest names the lock. Raises EnvironmentFailure."""
+        try:
+            with open(path, "rb") as stream:
+                found = hashlib.sha256(stream.read()).hexdigest()
+        except OSError as error:
+            raise EnvironmentFailure(f"the archive has no {name}: {error.strerror}") from error
+        if found != self.digest:
+            raise EnvironmentFailure(f"the archive's {name} has the SHA-256 {found}, and {self.digest} is wanted")
 
     def _make(self, wheelhouse: str, lock: str) -> None:
         python = os.path.join(self.path, "bin", "python")
@@ -94,11 +114,11 @@ class Environment:
         temporary = self.link + ".new"
         if os.path.lexists(temporary):
             os.unlink(temporary)
-        os.symlink(self.digest[:16], temporary)
+        os.symlink(self.name, temporary)
         os.rename(temporary, self.link)
         for name in os.listdir(self.directory):
             path = os.path.join(self.directory, name)
-            if path not in (self.link, self.path) and os.path.isdir(path):
+            if re.fullmatch("[0-9a-f]{16}", name) and path != self.path:
                 shutil.rmtree(path)
 
     def _step(self, command: list[str]) -> None:

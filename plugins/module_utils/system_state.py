@@ -21,6 +21,7 @@ import typing as t
 from dataclasses import dataclass
 
 Run = t.Callable[[list[str]], tuple[int, str, str]]
+UNIT_FILES = "/etc/systemd/system/"
 
 
 class StateError(Exception):
@@ -51,6 +52,13 @@ def _attributes(path: str) -> tuple[str, str, str] | None:
     except KeyError:
         group = str(info.st_gid)
     return owner, group, f"{stat.S_IMODE(info.st_mode):04o}"
+
+
+def _mode(mode: str, part: str) -> int:
+    """A mode as a number. Raises StateError for anything but four octal digits."""
+    if len(mode) != 4 or not set(mode) <= set("01234567"):
+        raise StateError(f"{part}: the mode must be four octal digits such as 0640, not {mode!r}")
+    return int(mode, 8)
 
 
 def _ids(owner: str, group: str, part: str) -> tuple[int, int]:
@@ -166,17 +174,20 @@ class Folder:
     mode: str
 
     def difference(self) -> Difference | None:
+        part = f"folder {self.path}"
+        _mode(self.mode, part)
         now = _attributes(self.path)
+        if now is not None and (os.path.islink(self.path) or not os.path.isdir(self.path)):
+            raise StateError(f"{part}: something else is there; remove it")
         wanted = (self.owner, self.group, self.mode)
-        if now == wanted and os.path.isdir(self.path):
-            return None
-        return Difference(f"folder {self.path}", _line(now), _line(wanted))
+        return None if now == wanted else Difference(part, _line(now), _line(wanted))
 
     def apply(self, run: Run) -> None:
-        uid, gid = _ids(self.owner, self.group, f"folder {self.path}")
+        part = f"folder {self.path}"
+        uid, gid = _ids(self.owner, self.group, part)
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         os.chown(self.path, uid, gid)
-        os.chmod(self.path, int(self.mode, 8))
+        os.chmod(self.path, _mode(self.mode, part))
 
 
 @dataclass(frozen=True)
@@ -191,21 +202,23 @@ class File:
     secret: bool = False
 
     def difference(self) -> Difference | None:
+        part = f"file {self.path}"
+        _mode(self.mode, part)
         now = _attributes(self.path)
         text = None if now is None else _read(self.path)
         wanted = (self.owner, self.group, self.mode)
         if now == wanted and text == self.content:
             return None
-        part = f"file {self.path}"
         if self.secret:
             return Difference(part, _line(now), _line(wanted) + "<changed>\n")
         if text == self.content:
             return Difference(part, _line(now), _line(wanted))
-        return Difference(part, text or "", self.content)
+        return Difference(part, _shown(text or ""), self.content)
 
     def apply(self, run: Run) -> None:
-        uid, gid = _ids(self.owner, self.group, f"file {self.path}")
-        _write(self.path, self.content.encode(), uid, gid, int(self.mode, 8))
+        part = f"file {self.path}"
+        uid, gid = _ids(self.owner, self.group, part)
+        _write(self.path, self.content.encode(), uid, gid, _mode(self.mode, part))
 
 
 @dataclass(frozen=True)
@@ -216,11 +229,8 @@ class Block:
     name: str
     content: str
 
-    def _markers(self) -> tuple[str, str]:
-        return f"# BEGIN {self.name}", f"# END {self.name}"
-
     def _wanted(self, text: str) -> str:
-        begin, end = self._markers()
+        begin, end = f"# BEGIN {self.name}", f"# END {self.name}"
         kept: list[str] = []
         inside = False
         for line in text.splitlines():
@@ -230,19 +240,24 @@ class Block:
                 inside = False
             elif not inside:
                 kept.append(line)
+        if inside:
+            raise StateError(f"block in {self.path}: {begin!r} has no {end!r}; which lines are others' is not known")
         lines = [*kept, begin, *self.content.splitlines(), end]
         return "\n".join(lines) + "\n"
 
     def difference(self) -> Difference | None:
         text = _read(self.path) or ""
         wanted = self._wanted(text)
-        return None if wanted == text else Difference(f"block in {self.path}", text, wanted)
+        return None if wanted == text else Difference(f"block in {self.path}", _shown(text), _shown(wanted))
 
     def apply(self, run: Run) -> None:
         text = _read(self.path) or ""
-        # Written in place: in a container /etc/hosts is a mount of its own, which rename cannot replace.
-        with open(self.path, "w", encoding="utf-8") as stream:
-            stream.write(self._wanted(text))
+        content = self._wanted(text).encode("utf-8", "surrogateescape")
+        # Written in place: in a container /etc/hosts is a mount of its own, which rename cannot replace. It is cut
+        # to length last, so that others' lines are there at every moment.
+        with open(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as stream:
+            stream.write(content)
+            stream.truncate()
 
 
 @dataclass(frozen=True)
@@ -286,13 +301,15 @@ class Absent:
 
 @dataclass(frozen=True)
 class UnitNow:
-    """What systemd says of a unit. started, settled: Unix seconds of the last start and the last change of
-    state (a reload is one)."""
+    """What systemd says of a unit. enabled: starts at boot; None for a unit that can be neither enabled nor disabled.
+    started, settled: Unix seconds of the last start and the last change of state (a reload is one). outdated: its
+    file is newer than what systemd has read."""
 
     active: bool
-    enabled: bool
+    enabled: bool | None
     started: float
     settled: float
+    outdated: bool = False
 
 
 @dataclass(frozen=True)
@@ -314,7 +331,7 @@ class Unit:
         changed: paths that changed, or in check mode would change, in this call.
         """
         calls: list[list[str]] = []
-        if self.active != now.enabled:
+        if now.enabled is not None and self.active != now.enabled:
             calls.append(["systemctl", "enable" if self.active else "disable", self.name])
         if self.active and not now.active:
             # A unit that failed too often is not started again by itself.
@@ -339,7 +356,8 @@ def _newer(paths: t.Iterable[str], moment: float, changed: t.Collection[str]) ->
     return False
 
 
-_PROPERTIES = "ActiveState,UnitFileState,ActiveEnterTimestamp,StateChangeTimestamp"
+_PROPERTIES = "ActiveState,UnitFileState,ActiveEnterTimestamp,StateChangeTimestamp,NeedDaemonReload"
+_FIXED = ("static", "alias", "indirect", "generated", "transient")
 
 
 def units_now(names: t.Sequence[str], run: Run) -> list[UnitNow]:
@@ -350,16 +368,21 @@ def units_now(names: t.Sequence[str], run: Run) -> list[UnitNow]:
     code, out, err = run(command)
     if code != 0:
         raise StateError(f"systemctl show: {err.strip()}")
-    return [_unit_now(block) for block in out.strip("\n").split("\n\n")]
+    blocks = out.strip("\n").split("\n\n")
+    if len(blocks) != len(names):
+        raise StateError(f"systemctl show told of {len(blocks)} units, not of {', '.join(names)}")
+    return [_unit_now(block) for block in blocks]
 
 
 def _unit_now(block: str) -> UnitNow:
     fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    file_state = fields.get("UnitFileState", "")
     return UnitNow(
         active=fields.get("ActiveState") in ("active", "activating", "reloading"),
-        enabled=fields.get("UnitFileState") in ("enabled", "static", "alias"),
+        enabled=None if file_state in _FIXED else file_state == "enabled",
         started=_moment(fields.get("ActiveEnterTimestamp", "")),
         settled=_moment(fields.get("StateChangeTimestamp", "")),
+        outdated=fields.get("NeedDaemonReload") == "yes",
     )
 
 
@@ -371,7 +394,7 @@ def _moment(text: str) -> float:
     return moment.replace(tzinfo=datetime.UTC).timestamp()
 
 
-Part = Packages | Group | User | Folder | File | Block | Link | Absent
+Part: t.TypeAlias = "Packages | Group | User | Folder | File | Block | Link | Absent"
 
 
 def _line(attributes: tuple[str, str, str] | None) -> str:
@@ -379,11 +402,17 @@ def _line(attributes: tuple[str, str, str] | None) -> str:
 
 
 def _read(path: str) -> str | None:
+    """A file to the byte, line ends included; None when there is none."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             return stream.read()
     except (FileNotFoundError, IsADirectoryError):
         return None
+
+
+def _shown(text: str) -> str:
+    """Text of a file as a result can carry it: bytes that are no UTF-8 are replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _must(result: tuple[int, str, str], part: str) -> None:
@@ -402,30 +431,34 @@ def converge(
     found: list[Difference] = []
     changed_paths: list[str] = []
     for part in parts:
-        difference = part.difference()
+        try:
+            difference = part.difference()
+            if difference is not None and not check:
+                part.apply(run)
+        except OSError as error:
+            raise StateError(f"{error.filename or part}: {error.strerror}") from error
         if difference is None:
             continue
         found.append(difference)
         if isinstance(part, (Folder, File, Block, Link, Absent)):
             changed_paths.append(part.path)
-        if not check:
-            try:
-                part.apply(run)
-            except OSError as error:
-                raise StateError(f"{difference.part}: {error.strerror}") from error
     return found, _converge_units(units, changed_paths, run, check)
 
 
 def _converge_units(units: t.Sequence[Unit], changed: list[str], run: Run, check: bool) -> list[str]:
-    if any(path.startswith("/etc/systemd/system/") for path in changed) and not check:
-        _must(run(["systemctl", "daemon-reload"]), "systemd")
-    done: list[str] = []
-    for unit, now in zip(units, units_now([unit.name for unit in units], run), strict=True):
-        for call in unit.actions(now, changed):
-            done.append(" ".join(call))
-            if check:
-                continue
+    present = units_now([unit.name for unit in units], run)
+    calls: list[list[str]] = []
+    # The second is a run that was cut off after it had written the file.
+    if any(path.startswith(UNIT_FILES) for path in changed) or any(now.outdated for now in present):
+        calls.append(["systemctl", "daemon-reload"])
+        if not check:
+            _must(run(calls[0]), "systemd")
+            present = units_now([unit.name for unit in units], run)
+    for unit, now in zip(units, present, strict=True):
+        wanted = unit.actions(now, changed)
+        calls += wanted
+        for call in [] if check else wanted:
             result = run(call)
             if call[1] != "reset-failed":
                 _must(result, f"unit {unit.name}")
-    return done
+    return [" ".join(call) for call in calls]

@@ -24,7 +24,7 @@ attributes:
     description: Says whether the environment would be installed, and changes nothing.
   diff_mode:
     support: full
-    description: Shows the lock digest before and after.
+    description: Shows the name of the environment in use before and after, which is the beginning of its lock's digest.
   idempotent:
     support: full
     description: An environment of the same lock is left alone.
@@ -67,6 +67,7 @@ path:
   sample: /opt/trusted-infrastructure/venv
 """
 
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -87,21 +88,26 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
-    environment = Environment(module.params["directory"], module.params["digest"], module.run_command)
+    try:
+        environment = Environment(module.params["directory"], module.params["digest"], module.run_command)
+    except EnvironmentFailure as error:
+        module.fail_json(msg=str(error))
+    # Services that are not root read the environment, whatever the login shell's mask is.
+    os.umask(0o022)
     before = environment.current()
     installed = environment.installed()
     changed = not installed and (module.params["archive"] is not None or module.check_mode)
     if changed and not module.check_mode:
         try:
             environment.install(module.params["archive"], module.params["lock"])
-        except EnvironmentFailure as error:
+        except (EnvironmentFailure, OSError) as error:
             module.fail_json(msg=str(error))
         installed = True
     module.exit_json(
         changed=changed,
         installed=installed,
         path=environment.link,
-        diff={"before": f"{before}\n", "after": f"{environment.digest if changed else before}\n"},
+        diff={"before": f"{before}\n", "after": f"{environment.name if changed else before}\n"},
     )
 
 

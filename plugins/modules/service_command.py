@@ -73,6 +73,23 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 
+def answer_of(out: str) -> dict[str, t.Any] | None:
+    """The document that a command printed; None where it is none."""
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def refusal_of(answer: dict[str, t.Any] | None) -> str:
+    """What a refused command says; empty where it says nothing."""
+    error = (answer or {}).get("error")
+    if not isinstance(error, dict):
+        return ""
+    return " ".join(str(error[key]) for key in ("message", "remedy") if error.get(key))
+
+
 def main() -> t.NoReturn:
     module = AnsibleModule(
         argument_spec={
@@ -94,13 +111,13 @@ def main() -> t.NoReturn:
     command = [executable, *module.params["command"], *(["--check"] if module.check_mode else [])]
     document = {**module.params["input"], **module.params["secret_input"]}
     code, out, err = module.run_command(command, data=json.dumps(document))
-    try:
-        answer = json.loads(out)
-    except ValueError:
-        answer = {}
+    answer = answer_of(out)
+    words = " ".join(module.params["command"])
     if code != 0:
-        reason = answer.get("error", {}).get("message") or err.strip() or out.strip()
-        module.fail_json(msg=f"{' '.join(module.params['command'])}: {reason}", answer=answer)
+        reason = refusal_of(answer) or err.strip() or out.strip() or f"exit code {code}"
+        module.fail_json(msg=f"{words}: {reason}", answer=answer or {})
+    if answer is None:
+        module.fail_json(msg=f"{words}: the answer is not a JSON document: {out.strip()[:200]}")
     module.exit_json(changed=bool(answer.get("changed")), pending=False, answer=answer)
 
 

@@ -287,6 +287,8 @@ def wanted(params: dict[str, t.Any], run: state.Run) -> tuple[list[state.Part], 
 
 def main() -> t.NoReturn:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    # Of a secret file, the content is the secret. Without this, "root" and "0600" would be blotted out everywhere.
+    module.no_log_values = {row["content"] for row in module.params["secret_files"] if row["content"]}
     parts, units = wanted(module.params, module.run_command)
     try:
         differences, calls = state.converge(parts, units, module.run_command, module.check_mode)

@@ -77,8 +77,9 @@ def decide(recorded: str | None, content: str, difference: str) -> str:
 
 
 def read(path: str) -> str | None:
+    """What the file holds; None when there is none. Bytes that are no UTF-8 are replaced: they differ from any record."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
     except FileNotFoundError:
         return None
@@ -89,10 +90,14 @@ def write(path: str, content: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".record-")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        os.fchmod(stream.fileno(), 0o644)
-    os.rename(temporary, path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            os.fchmod(stream.fileno(), 0o644)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def main() -> t.NoReturn:

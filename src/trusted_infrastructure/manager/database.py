@@ -96,6 +96,19 @@ tasks = sql.Table(
     sql.Column("end_time", sql.Float, nullable=True, index=True),
 )
 
+audit_heads = sql.Table(
+    "audit_heads",
+    metadata,
+    sql.Column("host", sql.String(255), primary_key=True),
+    sql.Column("role", sql.String(32), primary_key=True),
+    sql.Column("chain", sql.String(64), nullable=False),
+    sql.Column("seq", sql.BigInteger, nullable=False),
+    sql.Column("hash", sql.String(64), nullable=False),
+    sql.Column("signed", sql.Text, nullable=False),
+    sql.Column("seen", sql.BigInteger, nullable=False),
+    sql.Column("problem", sql.Text, nullable=False),
+)
+
 sessions = sql.Table(
     "sessions",
     metadata,

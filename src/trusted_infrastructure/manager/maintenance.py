@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import structlog
 
+from trusted_infrastructure.manager import audit_heads
 from trusted_infrastructure.manager.assertions import renew
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Cluster, all_clusters
@@ -21,7 +22,7 @@ async def maintain(manager: Manager) -> None:
     manager.tasks.forget_finished()
     with manager.database.transaction() as connection:
         clusters = all_clusters(connection)
-    work = repair if manager.settings.side == "trust_authority" else renew
+    work = look_after if manager.settings.side == "trust_authority" else renew
     for cluster in clusters:
         try:
             await work(manager, cluster)
@@ -39,3 +40,11 @@ async def repair(manager: Manager, cluster: Cluster) -> None:
     async with manager.replication.lock(cluster):
         await restore(manager, cluster)
         await learn_missing_check_values(Context(manager=manager, address="", cluster_named=cluster))
+
+
+async def look_after(manager: Manager, cluster: Cluster) -> None:
+    """One round for a Trust Authority Cluster."""
+    try:
+        await audit_heads.collect(manager, cluster)
+    finally:
+        await repair(manager, cluster)

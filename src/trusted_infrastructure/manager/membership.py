@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sql
 
 from trusted_infrastructure.config.documents import Document, Generation
-from trusted_infrastructure.manager import assertions, desired, trust_authority
+from trusted_infrastructure.manager import assertions, audit_heads, desired, trust_authority
 from trusted_infrastructure.manager.comparison import Applied, deletion
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.desired import Change, Desired
@@ -81,6 +81,7 @@ async def leave(manager: Manager, cluster: Cluster, host: Host) -> NodeError | N
         missed = await strip(manager, host)
         with manager.database.transaction() as connection:
             remove_host(connection, host)
+            audit_heads.forget(connection, host)
             desired.write(connection, cluster, consequences(connection, manager, cluster))
         await restore(manager, cluster)
     return missed

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from trusted_infrastructure.manager import service_reports
+from trusted_infrastructure.manager import audit_heads, service_reports
+from trusted_infrastructure.manager.audit_heads import Role
+from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.operations.structures import (
     TRUST_AUTHORITY,
@@ -11,18 +13,27 @@ from trusted_infrastructure.manager.operations.structures import (
     ClusterInput,
     HealthInfo,
 )
-from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound
+from trusted_infrastructure.manager.vapi.errors import InvalidArgument, LocalizableMessage, NotFound
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 
 
 async def get_attestation(context: Context, _given: ClusterInput) -> HealthInfo:
-    health, details = service_reports.service_health(await service_reports.attestation(context))
-    return HealthInfo(health=health, details=details)
+    reports = await service_reports.attestation(context)
+    return with_audit(context, "attestation-service", *service_reports.service_health(reports))
 
 
 async def get_kms(context: Context, _given: ClusterInput) -> HealthInfo:
-    health, details = service_reports.service_health(await service_reports.kms(context))
-    return HealthInfo(health=health, details=details)
+    reports = await service_reports.kms(context)
+    return with_audit(context, "key-provider-service", *service_reports.service_health(reports))
+
+
+def with_audit(context: Context, role: Role, health: Health, details: list[LocalizableMessage]) -> HealthInfo:
+    """An audit log that lost records is a warning."""
+    hosts = service_reports.host_names(context)
+    with context.manager.database.transaction() as connection:
+        problems = audit_heads.problems(connection, hosts, role)
+    warned = worst([health, "WARNING"]) if problems else health
+    return HealthInfo(health=warned, details=[*details, *problems])
 
 
 OPERATIONS: Table = (

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Audit logs of Trust Authority hosts that are cut or replaced show at the manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services.manager.harness import Api, Clock
+
+from trusted_infrastructure import identity, tokens
+from trusted_infrastructure.manager.maintenance import maintain
+
+HEADS = "/trust/clusters/authority/audit-heads"
+STATUS = "/vcenter/trusted-infrastructure/trust-authority-clusters/authority/attestation/service-status"
+CHAIN = "ab" * 16
+
+
+class Services:
+    """The Attestation Services of two hosts, with what they say of their logs."""
+
+    def __init__(self, api: Api, directory: Path, clock: Clock) -> None:
+        self.clock = clock
+        self.ca_key, self.ca = identity.create_authority("ca", "trust_authority", now=int(clock()))
+        (directory / "ca.pem").write_text(self.ca)
+        self.said: dict[str, tuple[str, int, str]] = {}
+        self.identities = {host: self.leaf(host) for host in ("ta1", "ta2")}
+        self.speakers = {"ta1": "ta1", "ta2": "ta2"}
+        api.nodes.answers["GET", "/attestation/manage/v1/audit/head"] = self.answer
+        api.nodes.answers["GET", "/attestation/manage/v1/status"] = lambda _host: {
+            "health": "OK",
+            "details": [],
+        }
+
+    def leaf(self, host: str) -> tuple[Any, str]:
+        """A service's key and certificate."""
+        uri = identity.role_uri("trust_authority", "attestation-service", host)
+        key = identity.generate_key()
+        request = identity.create_request(key, uri, [host], [])
+        now = int(self.clock())
+        pem = identity.sign_request(request, self.ca_key, self.ca, uri, [host], [], now=now)
+        return identity.load_key(key), pem
+
+    def answer(self, host: str) -> dict[str, str]:
+        """The signed head of a host."""
+        chain, seq, digest = self.said.get(host, (CHAIN, 1, "00" * 32))
+        speaker = self.speakers[host]
+        claims = tokens.AuditHeadClaims(
+            service_id=f"attestation@{speaker}", chain=chain, seq=seq, hash=digest, iat=int(self.clock())
+        )
+        key, certificate = self.identities[speaker]
+        return {"signed": tokens.sign_audit_head(claims, key, [certificate])}
+
+
+@pytest.fixture
+def services(api: Api, tmp_path: Path, clock: Clock) -> Services:
+    """With the Trust Authority Cluster "authority" of ta1 and ta2."""
+    found = Services(api, tmp_path, clock)
+    api.ok("POST", "/trust/clusters", json={"name": "authority"})
+    for name in ("ta1", "ta2"):
+        api.done("POST", "/trust/clusters/authority/hosts", json={"name": name})
+    return found
+
+
+def after(api: Api, services: Services, *said: tuple[str, int, str]) -> dict[str, Any]:
+    """service-status after ta1 said these things, one after the other."""
+    for one in said:
+        services.said["ta1"] = one
+        api.run(maintain(api.manager))
+    found: dict[str, Any] = api.done("GET", STATUS)
+    return found
+
+
+def test_growing_logs_are_in_order(api: Api, services: Services) -> None:
+    status = after(api, services, (CHAIN, 4, "11" * 32), (CHAIN, 4, "11" * 32), (CHAIN, 9, "22" * 32))
+    assert status == {"health": "OK", "details": []}
+    heads = {head["host"]: head for head in api.ok("GET", HEADS)}
+    assert (heads["ta1"]["sequence"], heads["ta1"]["hash"]) == (9, "22" * 32)
+    assert "problem" not in heads["ta2"]
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ((CHAIN, 3, "22" * 32), "lost records: it had 4, it has 3"),
+        ((CHAIN, 4, "22" * 32), "record 4 of the audit log was changed"),
+        (("cd" * 16, 9, "22" * 32), "was replaced"),
+    ],
+)
+def test_a_log_that_was_cut_or_replaced_is_a_warning(
+    api: Api, services: Services, then: tuple[str, int, str], words: str
+) -> None:
+    status = after(api, services, (CHAIN, 4, "11" * 32), then, then)
+    assert status["health"] == "WARNING"
+    assert words in status["details"][0]["default_message"]
+    head = next(head for head in api.ok("GET", HEADS) if head["host"] == "ta1")
+    assert (head["chain"], head["sequence"]) == (CHAIN, 4)
+    assert words in head["problem"]
+
+
+def test_a_head_of_another_service_is_not_taken(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    services.speakers["ta1"] = "ta2"
+    status = after(api, services, (CHAIN, 5, "22" * 32))
+    assert "attestation@ta2 answered for ta1" in status["details"][0]["default_message"]
+
+
+def test_a_head_that_is_not_signed_by_the_side_is_not_taken(
+    api: Api, services: Services, tmp_path: Path
+) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    (tmp_path / "ca.pem").write_text(identity.create_authority("other", "trust_authority")[1])
+    status = after(api, services, (CHAIN, 5, "22" * 32))
+    assert "certificate_invalid" in status["details"][0]["default_message"]
+
+
+def test_a_host_that_leaves_and_comes_back_begins_anew(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    api.done("DELETE", "/trust/clusters/authority/hosts/ta1")
+    api.done("POST", "/trust/clusters/authority/hosts", json={"name": "ta1"})
+    assert after(api, services, ("cd" * 16, 1, "22" * 32)) == {"health": "OK", "details": []}
