@@ -159,6 +159,12 @@ def cluster_id(client: ManagementClient, name: str) -> str:
     raise ApiError(f"no cluster is named {name}", "NOT_FOUND", 404)
 
 
+def cluster_ids(client: ManagementClient, names: t.Collection[str]) -> list[str]:
+    """Ids of those clusters of this manager that have one of the names or ids."""
+    rows = client.call(Call("GET", "/vcenter/cluster"))
+    return [row["cluster"] for row in rows if row["cluster"] in names or row["name"] in names]
+
+
 def host_id(client: ManagementClient, name: str) -> str:
     """Id of the host with this name or id. Raises ApiError NOT_FOUND."""
     for row in client.call(Call("GET", "/vcenter/host")):

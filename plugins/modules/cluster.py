@@ -22,7 +22,6 @@ options:
     description: Name of the cluster, unique on its manager.
     type: str
     required: true
-
   state:
     description: Whether the cluster is to be there.
     type: str
@@ -33,7 +32,24 @@ options:
 EXAMPLES = r"""
 - name: A cluster for the trusted hosts
   trusted.infrastructure.cluster:
+    hostname: workload-manager.example.com
+    username: administrator@trusted.local
+    password: "{{ vault_administrator_password }}"
+    ca_path: trust/authorities/workload.pem
     name: trusted-cluster
+
+- name: The same, with the connection set once for all modules of the collection
+  module_defaults:
+    group/trusted.infrastructure.trusted:
+      hostname: workload-manager.example.com
+      username: administrator@trusted.local
+      password: "{{ vault_administrator_password }}"
+      ca_path: trust/authorities/workload.pem
+  block:
+    - name: A cluster without hosts goes
+      trusted.infrastructure.cluster:
+        name: old-cluster
+        state: absent
 """
 
 RETURN = r"""

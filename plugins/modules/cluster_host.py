@@ -14,6 +14,7 @@ author:
 description:
   - On the Trust Authority side, a host that joins a Trust Authority Cluster gets its whole configuration.
   - On the workload side, the manager vouches for a host with the endorsement key that was recorded for it.
+  - A host that leaves its cluster loses the configuration of the cluster.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -32,9 +33,8 @@ options:
   scope:
     description: Scope under which the host is vouched for; for trusted hosts.
     type: str
-
   state:
-    description: Whether the host is to be there.
+    description: Whether the host is to be in the cluster.
     type: str
     choices: [present, absent]
     default: present
@@ -46,7 +46,18 @@ EXAMPLES = r"""
     cluster: trusted-cluster
     name: host1
     scope: default
-    ek_digest: "{{ (lookup('ansible.builtin.file', 'host1.json') | from_json).ek_digest }}"
+    ek_digest: "{{ (lookup('ansible.builtin.file', 'trust/endorsement_keys/host1.json') | from_json).ek_digest }}"
+
+- name: A Trust Authority host
+  trusted.infrastructure.cluster_host:
+    cluster: trust-authority
+    name: ta3
+
+- name: A host leaves its cluster
+  trusted.infrastructure.cluster_host:
+    cluster: trusted-cluster
+    name: host3
+    state: absent
 """
 
 RETURN = r"""
@@ -100,6 +111,14 @@ def plan(base: str, current: State, wanted: State) -> Plan:
     return Plan(current, {**current, **different}, (patch,))
 
 
+def wanted_of(params: t.Mapping[str, t.Any]) -> State:
+    """What the parameters describe; None for absent."""
+    if params["state"] == "absent":
+        return None
+    digest = params["ek_digest"]
+    return {"name": params["name"], "ek_digest": digest and digest.lower(), "scope": params["scope"]}
+
+
 def main() -> t.NoReturn:
     module = AnsibleModule(
         argument_spec={
@@ -113,12 +132,10 @@ def main() -> t.NoReturn:
         required_together=[("ek_digest", "scope")],
         supports_check_mode=True,
     )
-    present = module.params["state"] == "present"
-    wanted = {key: module.params[key] for key in ("name", *ENROLMENT)} if present else None
     run(
         module,
         lambda client: read(client, module.params["cluster"], module.params["name"]),
-        lambda found: plan(found[0], found[1], wanted),
+        lambda found: plan(found[0], found[1], wanted_of(module.params)),
     )
 
 

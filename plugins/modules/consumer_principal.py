@@ -13,6 +13,7 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Only hosts that an accepted workload manager vouches for are attested.
+  - A principal cannot be changed. One that differs from what is wanted is deleted and made anew.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -21,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   issuer:
     description: Issuer of the assertions, as RV(trusted.infrastructure.principal_info#module:principal) names it.
     type: str
@@ -44,7 +44,6 @@ options:
     description: Chains of certificates in PEM, each a list, leaf first. Needed with O(state=present).
     type: list
     elements: list
-
   state:
     description: Whether the principal is to be there.
     type: str
@@ -53,14 +52,26 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Accept a workload manager
+- name: What the workload manager signs with
+  trusted.infrastructure.principal_info:
+    hostname: workload-manager.example.com
+  register: found
+
+- name: Accept the workload manager
   trusted.infrastructure.consumer_principal:
     cluster: trust-authority
-    issuer: "{{ principal.issuer }}"
+    issuer: "{{ found.principal.issuer }}"
     issuer_alias: workload
-    principal_name: "{{ principal.principal.id.name }}"
-    principal_domain: "{{ principal.principal.id.domain }}"
-    certificates: "{{ principal.certificates | map(attribute='cert_chain') | list }}"
+    principal_name: "{{ found.principal.principal.id.name }}"
+    principal_domain: "{{ found.principal.principal.id.domain }}"
+    principal_type: "{{ found.principal.principal.type }}"
+    certificates: "{{ found.principal.certificates | map(attribute='cert_chain') | list }}"
+
+- name: Accept it no more
+  trusted.infrastructure.consumer_principal:
+    cluster: trust-authority
+    issuer: https://workload-manager.example.com/
+    state: absent
 """
 
 RETURN = r"""
@@ -68,7 +79,7 @@ resource:
   description: The principal as it is after the module, or would be in check mode; none when it is absent.
   type: dict
   returned: always
-  sample: {"issuer": "https://workload-manager/"}
+  sample: {"issuer": "https://workload-manager/", "issuer_alias": "workload"}
 """
 
 import typing as t
@@ -99,12 +110,13 @@ def plan(base: str, profile: str, current: State, wanted: State) -> Plan:
     """Calls from the current to the wanted principal; a changed one is replaced."""
     if current == wanted:
         return Plan(current, wanted)
-    calls = []
+    calls, undo = [], ()
     if current is not None:
         calls.append(Call("DELETE", base + path("/{id}", id=profile), task=True))
+        undo = (Call("POST", base, current, task=True),)
     if wanted is not None:
         calls.append(Call("POST", base, wanted, task=True))
-    return Plan(current, wanted, tuple(calls))
+    return Plan(current, wanted, tuple(calls), undo)
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> State:

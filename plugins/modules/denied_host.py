@@ -13,6 +13,7 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Neither service serves a denied host any more, whatever token it still has.
+  - The reason of a denial is not changed afterwards.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -21,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   host:
     description: Name of the host.
     type: str
@@ -34,7 +34,6 @@ options:
     description: Why, for people.
     type: str
     default: ""
-
   state:
     description: Whether the denial is to be there.
     type: str
@@ -47,8 +46,15 @@ EXAMPLES = r"""
   trusted.infrastructure.denied_host:
     cluster: trust-authority
     host: host3
-    ek_digest: "{{ (lookup('ansible.builtin.file', 'host3.json') | from_json).ek_digest }}"
+    ek_digest: "{{ (lookup('ansible.builtin.file', 'trust/removed_hosts/host3.json') | from_json).ek_digest }}"
     reason: stolen
+
+- name: It was found again
+  trusted.infrastructure.denied_host:
+    cluster: trust-authority
+    host: host3
+    ek_digest: "{{ (lookup('ansible.builtin.file', 'trust/removed_hosts/host3.json') | from_json).ek_digest }}"
+    state: absent
 """
 
 RETURN = r"""
@@ -102,11 +108,13 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
+    host, ek_digest, reason = (module.params[key] for key in ("host", "ek_digest", "reason"))
+    ek_digest = ek_digest.lower()
     present = module.params["state"] == "present"
-    wanted = {key: module.params[key] for key in ("host", "ek_digest", "reason")} if present else None
+    wanted = {"host": host, "ek_digest": ek_digest, "reason": reason} if present else None
     run(
         module,
-        lambda client: read(client, module.params["cluster"], module.params["host"], module.params["ek_digest"]),
+        lambda client: read(client, module.params["cluster"], host, ek_digest),
         lambda found: plan(found[0], found[1], wanted),
     )
 

@@ -22,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   name:
     description: Name of the scope. Wrapped keys carry it, so it outlives both sides' internal ids.
     type: str
@@ -41,7 +40,6 @@ options:
     description: Names of trusted key providers, or V(*) alone for all. Needed with O(state=present).
     type: list
     elements: str
-
   state:
     description: Whether the scope is to be there.
     type: str
@@ -58,6 +56,12 @@ EXAMPLES = r"""
     trusted_cluster: trusted-cluster
     base_images: ["*"]
     providers: [department-a]
+
+- name: Its hosts are attested no more
+  trusted.infrastructure.scope:
+    cluster: trust-authority
+    name: department-a
+    state: absent
 """
 
 RETURN = r"""

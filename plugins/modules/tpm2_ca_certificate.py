@@ -13,6 +13,7 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Registers a CA whose endorsement key certificates a Trust Authority Cluster accepts.
+  - An entry cannot be changed. One that differs from what is wanted is deleted and made anew.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -21,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   name:
     description: Name of the entry.
     type: str
@@ -30,7 +30,11 @@ options:
     description: Certificates in PEM, root first. An element with several certificates is taken apart. Needed with O(state=present).
     type: list
     elements: str
-
+  eku_exception:
+    description:
+      - Whether certificates of this vendor may lack the extended key usage of an endorsement key.
+      - vCenter Server has no such setting; leave it out there.
+    type: bool
   state:
     description: Whether the CA is to be there.
     type: str
@@ -43,7 +47,13 @@ EXAMPLES = r"""
   trusted.infrastructure.tpm2_ca_certificate:
     cluster: trust-authority
     name: vendor
-    cert_chain: ["{{ lookup('ansible.builtin.file', 'vendor_ca.pem') }}"]
+    cert_chain: ["{{ lookup('ansible.builtin.file', 'trust/vendor_ca.pem') }}"]
+
+- name: Accept them no more
+  trusted.infrastructure.tpm2_ca_certificate:
+    cluster: trust-authority
+    name: vendor
+    state: absent
 """
 
 RETURN = r"""
@@ -51,7 +61,7 @@ resource:
   description: The entry as it is after the module, or would be in check mode; none when it is absent.
   type: dict
   returned: always
-  sample: {"name": "vendor", "cert_chain": []}
+  sample: {"name": "vendor", "cert_chain": ["-----BEGIN CERTIFICATE-----"], "eku_exception": false}
 """
 
 import typing as t
@@ -70,19 +80,42 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
     """Path of the collection, and the entry or None."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
     found = client.find(Call("GET", base + path("/{name}", name=name), task=True))
-    return base, found and {"name": name, "cert_chain": certificates(found["cert_chain"]["cert_chain"])}
+    if found is None:
+        return base, None
+    chain = certificates(found["cert_chain"]["cert_chain"])
+    return base, {"name": name, "cert_chain": chain, "eku_exception": found.get("eku_exception", False)}
+
+
+def specification(entry: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The API's form of an entry. It says nothing of an exception that is not made: vCenter Server knows none."""
+    spec = {"name": entry["name"], "cert_chain": {"cert_chain": entry["cert_chain"]}}
+    return {**spec, "eku_exception": True} if entry["eku_exception"] else spec
 
 
 def plan(base: str, current: State, wanted: State, name: str) -> Plan:
-    """Calls from the current to the wanted entry; another chain under the same name replaces the entry."""
-    if current == wanted:
-        return Plan(current, wanted)
-    calls = []
+    """Calls from the current to the wanted entry; a changed one is replaced. wanted: None for absent; its entries that
+    are None are left alone."""
+    after = wanted
+    if wanted is not None:
+        given = {key: value for key, value in wanted.items() if value is not None}
+        after = {"eku_exception": False, **(current or {}), **given}
+    if current == after:
+        return Plan(current, after)
+    calls, undo = [], ()
     if current is not None:
         calls.append(Call("DELETE", base + path("/{name}", name=name), task=True))
-    if wanted is not None:
-        calls.append(Call("POST", base, {"name": name, "cert_chain": {"cert_chain": wanted["cert_chain"]}}, task=True))
-    return Plan(current, wanted, tuple(calls))
+        undo = (Call("POST", base, specification(current), task=True),)
+    if after is not None:
+        calls.append(Call("POST", base, specification(after), task=True))
+    return Plan(current, after, tuple(calls), undo)
+
+
+def wanted_of(params: t.Mapping[str, t.Any]) -> State:
+    """What the parameters describe; None for absent."""
+    if params["state"] == "absent":
+        return None
+    chain = certificates(params["cert_chain"])
+    return {"name": params["name"], "cert_chain": chain, "eku_exception": params["eku_exception"]}
 
 
 def main() -> t.NoReturn:
@@ -92,14 +125,13 @@ def main() -> t.NoReturn:
             "cluster": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
             "cert_chain": {"type": "list", "elements": "str"},
+            "eku_exception": {"type": "bool"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         required_if=[("state", "present", ["cert_chain"])],
         supports_check_mode=True,
     )
-    name = module.params["name"]
-    present = module.params["state"] == "present"
-    wanted = {"name": name, "cert_chain": certificates(module.params["cert_chain"])} if present else None
+    name, wanted = module.params["name"], wanted_of(module.params)
     run(
         module,
         lambda client: read(client, module.params["cluster"], name),

@@ -22,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   name:
     description: Name of the entry, best the name of the host.
     type: str
@@ -37,7 +36,6 @@ options:
     description: Whether another key under the same name may be replaced.
     type: bool
     default: false
-
   state:
     description: Whether the key is to be there.
     type: str
@@ -50,7 +48,20 @@ EXAMPLES = r"""
   trusted.infrastructure.tpm2_endorsement_key:
     cluster: trust-authority
     name: host1
-    public_key: "{{ (lookup('ansible.builtin.file', 'host1.json') | from_json).public_key }}"
+    public_key: "{{ (lookup('ansible.builtin.file', 'trust/endorsement_keys/host1.json') | from_json).public_key }}"
+
+- name: Its TPM was replaced
+  trusted.infrastructure.tpm2_endorsement_key:
+    cluster: trust-authority
+    name: host1
+    certificate: "{{ lookup('ansible.builtin.file', 'host1_ek.pem') }}"
+    replace: true
+
+- name: The host is no more
+  trusted.infrastructure.tpm2_endorsement_key:
+    cluster: trust-authority
+    name: host1
+    state: absent
 """
 
 RETURN = r"""
@@ -58,7 +69,7 @@ resource:
   description: The entry as it is after the module, or would be in check mode; none when it is absent.
   type: dict
   returned: always
-  sample: {"name": "host1", "public_key": ""}
+  sample: {"name": "host1", "public_key": "-----BEGIN PUBLIC KEY-----"}
 """
 
 import typing as t
@@ -73,6 +84,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
     ManagementClient,
     path,
 )
+from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import key_of_certificate, public_key
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/endorsement-keys"
 
@@ -81,31 +93,44 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
     """Path of the collection, and the entry or None."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
     found = client.find(Call("GET", base + path("/{name}", name=name), task=True))
-    return base, found and {"name": name, "public_key": found["public_key"].strip()}
+    return base, found and {"name": name, "public_key": public_key(found["public_key"])}
 
 
 def plan(base: str, current: State, wanted: State, name: str, replace: bool) -> Plan:
-    """Calls from the current to the wanted entry. wanted: "public_key" or "certificate", or None for absent.
+    """Calls from the current to the wanted entry. wanted: "public_key", and "certificate" where one was given; None for
+    absent.
 
-    A certificate is not returned by the server, so it is compared by presence only. Raises ApiError when another
-    key is enrolled and `replace` is false.
+    The server gives no certificate back: keys are compared. Raises ApiError when another key is enrolled and `replace`
+    is false.
     """
     delete = Call("DELETE", base + path("/{name}", name=name), task=True)
     if wanted is None:
         return Plan(current, None, (delete,) if current else ())
-    body = {key: value for key, value in wanted.items() if value is not None}
+    body = {"certificate": wanted["certificate"]} if wanted.get("certificate") else {"public_key": wanted["public_key"]}
     create = Call("POST", base, {"name": name, **body}, task=True)
-    after = {"name": name, **body}
+    after = {"name": name, "public_key": wanted["public_key"]}
     if current is None:
         return Plan(None, after, (create,))
-    if wanted.get("public_key") in (None, current["public_key"]) and not (replace and wanted.get("certificate")):
+    if wanted["public_key"] == current["public_key"]:
         return Plan(current, current)
     if not replace:
         raise ApiError(
             f"another endorsement key is enrolled as {name}; if the TPM was replaced, set replace to true",
             "ALREADY_EXISTS",
         )
-    return Plan(current, after, (delete, create))
+    return Plan(current, after, (delete, create), (Call("POST", base, dict(current), task=True),))
+
+
+def wanted_of(params: t.Mapping[str, t.Any]) -> State:
+    """What the parameters describe; None for absent. Raises ValueError for a certificate that is none."""
+    if params["state"] == "absent":
+        return None
+    if not params["certificate"]:
+        return {"public_key": public_key(params["public_key"])}
+    key = key_of_certificate(params["certificate"])
+    if key is None:
+        raise ValueError("certificate: this is not one certificate in PEM")
+    return {"public_key": key, "certificate": params["certificate"]}
 
 
 def main() -> t.NoReturn:
@@ -124,8 +149,10 @@ def main() -> t.NoReturn:
         supports_check_mode=True,
     )
     name = module.params["name"]
-    given = {key: (module.params[key] or "").strip() or None for key in ("public_key", "certificate")}
-    wanted = given if module.params["state"] == "present" else None
+    try:
+        wanted = wanted_of(module.params)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
     run(
         module,
         lambda client: read(client, module.params["cluster"], name),

@@ -22,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   require_endorsement_keys:
     description: Whether the endorsement key must be enrolled. Without it, the setting is left alone.
     type: bool
@@ -37,11 +36,17 @@ EXAMPLES = r"""
     cluster: trust-authority
     require_endorsement_keys: true
     require_certificate_validation: true
+
+- name: Enrolled keys need no certificate
+  trusted.infrastructure.tpm2_settings:
+    cluster: trust-authority
+    require_endorsement_keys: true
+    require_certificate_validation: false
 """
 
 RETURN = r"""
 resource:
-  description: The settings as it is after the module, or would be in check mode; none when it is absent.
+  description: The settings after the module, or as they would be in check mode.
   type: dict
   returned: always
   sample: {"require_endorsement_keys": true, "require_certificate_validation": true}

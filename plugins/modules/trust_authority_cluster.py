@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   state:
     description: Whether the cluster is a Trust Authority Cluster. Without it, its state is left alone.
     type: str
@@ -49,14 +48,19 @@ EXAMPLES = r"""
     cluster: trust-authority
     state: enabled
     token_lifetime: 3600
+
+- name: Withdrawn trust takes effect within half a minute
+  trusted.infrastructure.trust_authority_cluster:
+    cluster: trust-authority
+    grace_period: 30
 """
 
 RETURN = r"""
 resource:
-  description: The cluster as it is after the module, or would be in check mode; none when it is absent.
+  description: State and given settings of the cluster after the module, or as they would be in check mode.
   type: dict
   returned: always
-  sample: {"state": "ENABLE", "token_lifetime": 3600}
+  sample: {"cluster": "domain-c1", "state": "ENABLE", "token_lifetime": 3600}
 """
 
 import typing as t
@@ -100,7 +104,7 @@ def main() -> t.NoReturn:
             **connection_arguments(),
             "cluster": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES)},
-            **{name: {"type": "int"} for name in TIMES},
+            **{name: {"type": "int", "no_log": False} for name in TIMES},
         },
         supports_check_mode=True,
     )

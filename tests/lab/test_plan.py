@@ -12,6 +12,7 @@ from trusted_lab import machine, network
 from trusted_lab.errors import LabError
 from trusted_lab.hosts import Container, mac_address, plan_addresses, refuse_foreign
 from trusted_lab.inventory import inventory_files
+from trusted_lab.report import Report
 from trusted_lab.settings import Settings, parse_settings
 
 HOSTS = [
@@ -141,3 +142,17 @@ def test_the_inventory_has_groups_and_addresses() -> None:
     assert "trusted_hosts:\n  hosts:\n    host1:\n      ansible_host: 10.89.1.12\n" in hosts
     assert "StrictHostKeyChecking=yes" in "".join(files.values())
     assert "/nowhere" not in "".join(files.values())
+
+
+@pytest.mark.parametrize(
+    ("current", "check", "after"), [(128, False, 2048), (128, True, 128), (4096, False, 4096)]
+)
+def test_a_low_limit_of_inotify_instances_is_raised(
+    tmp_path: Path, current: int, check: bool, after: int
+) -> None:
+    setting = tmp_path / "max_user_instances"
+    setting.write_text(f"{current}\n", encoding="ascii")
+    report = Report(check)
+    machine.watch_more_files(report, setting)
+    assert int(setting.read_text(encoding="ascii")) == after
+    assert report.result()["changed"] is (current < 2048)

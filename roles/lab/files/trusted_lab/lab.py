@@ -23,6 +23,7 @@ from .machine import (
     install_packages,
     missing_packages,
     needs_limited_runtime,
+    watch_more_files,
 )
 from .network import ensure_network, find_network
 from .podman import Podman
@@ -70,6 +71,7 @@ def up(settings: Settings, report: Report) -> None:
         addresses = hosts.plan_addresses(subnet, settings.hosts, existing)
         _create_missing(podman, settings, existing, addresses, ssh, report)
         _manufacture_missing(settings, vendor, report)
+        watch_more_files(report)
         if not report.check:
             existing = hosts.existing_hosts(podman, settings)
         _switch_on(podman, settings, existing, vendor, report)

@@ -8,8 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .command import attempt, run
+from .report import Report
 
 _CAP_SYS_RESOURCE = 24
+_INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+# The kernel's default is 128 for all that root runs; a host's systemd takes about ten, and one that gets none hangs
+# while it boots. This is enough for a few dozen hosts.
+_WANTED_INSTANCES = 2048
 
 
 def missing_packages(packages: Iterable[str]) -> list[str]:
@@ -54,3 +59,13 @@ def needs_limited_runtime(capability_set: int, unified_cgroups: bool) -> bool:
     That is where root may not raise resource limits, or where cgroups are not v2 alone.
     """
     return not may_raise_limits(capability_set) or not unified_cgroups
+
+
+def watch_more_files(report: Report, setting: Path = _INOTIFY_INSTANCES) -> None:
+    """Let many hosts run side by side: raise the kernel's limit of inotify instances where it is lower.
+
+    It stays raised until the machine reboots; another lab may count on it.
+    """
+    current = int(setting.read_text(encoding="ascii"))
+    if current < _WANTED_INSTANCES and report.act(f"raise fs.inotify.max_user_instances from {current}"):
+        setting.write_text(f"{_WANTED_INSTANCES}\n", encoding="ascii")
