@@ -30,8 +30,8 @@ help: ## Print this list
 
 .PHONY: lab
 lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
-	@$(as_root) mkdir -p '$(inventory)'
-	@$(playbook) -i '$(inventory)' trusted.infrastructure.lab -e 'lab_name=$(LAB)'
+	@$(playbook) trusted.infrastructure.lab_up -e 'lab_name=$(LAB)'
+	@$(playbook) -i '$(inventory)' trusted.infrastructure.lab
 	@$(status) --wait 60
 	@echo
 	@echo 'The lab is trusted. What to try next:'

@@ -56,9 +56,10 @@ def plan(resource: str, service: str, current: State, wanted: State) -> Plan:
     """Calls from the current to the wanted registration; a changed one is replaced."""
     if current == wanted:
         return Plan(current, wanted)
-    calls = []
+    calls, undo = [], ()
     if current is not None:
         calls.append(Call("DELETE", resource + path("/{service}", service=service)))
+        undo = (Call("POST", resource, current),)
     if wanted is not None:
         calls.append(Call("POST", resource, wanted))
-    return Plan(current, wanted, tuple(calls))
+    return Plan(current, wanted, tuple(calls), undo)

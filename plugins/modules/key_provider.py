@@ -13,6 +13,7 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - A trusted key provider releases keys that are wrapped with one primary key of its key servers to attested hosts.
+  - What is not given is left as it is.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -21,16 +22,17 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   name:
     description: Name of the provider.
     type: str
     required: true
   primary_key_id:
-    description: Id of the primary key on the key servers, where it must exist and be active. Needed with O(state=present).
+    description:
+      - Id of the primary key on the key servers, where it must exist and be active. Needed with O(state=present).
+      - Another one than before is a rotation of the primary key.
     type: str
   servers:
-    description: The key servers; they hold the same keys. Needed with O(state=present).
+    description: All key servers of the provider; they hold the same keys. Needed with O(state=present).
     type: list
     elements: dict
     suboptions:
@@ -55,7 +57,25 @@ options:
   connection_timeout:
     description: Seconds to wait for a key server.
     type: int
-
+  proxy:
+    description: SOCKS5 proxy through which the key servers are reached.
+    type: dict
+    suboptions:
+      address:
+        description: Name or address.
+        type: str
+        required: true
+      port:
+        description: Port.
+        type: int
+        default: 1080
+  required_userspace:
+    description:
+      - What the base image of a host must cover of its user space, so that the provider gives it keys.
+      - V(verity) is a root file system that is verified on each read, V(ima) a log of every program that is run.
+      - vCenter Server has no such setting; leave it out there.
+    type: str
+    choices: [verity, ima, none]
   state:
     description: Whether the provider is to be there.
     type: str
@@ -72,6 +92,17 @@ EXAMPLES = r"""
     servers:
       - name: kms1
         address: kms1.example.com
+      - name: kms2
+        address: kms2.example.com
+        port: 5697
+    kmip_username: department-a
+    connection_timeout: 5
+
+- name: The provider is no more
+  trusted.infrastructure.key_provider:
+    cluster: trust-authority
+    name: department-b
+    state: absent
 """
 
 RETURN = r"""
@@ -87,10 +118,21 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, cluster_id, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    State,
+    cluster_id,
+    differs,
+    run,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers"
+KMIP_PORT = 5696
+PROXY_PORT = 1080
+# Where the API has what is set: beside the key server, or in it.
+FIELDS = ("master_key_id", "required_userspace")
+SERVER_FIELDS = ("description", "connection_timeout", "proxy_server")
 
 
 def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]:
@@ -103,25 +145,31 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
     return base, {
         "provider": name,
         "master_key_id": found["master_key_id"],
-        "servers": kmip.get("servers", []),
-        "description": server.get("description"),
+        "servers": [
+            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)} for row in kmip.get("servers") or []
+        ],
+        "description": server.get("description") or "",
         "username": kmip.get("username"),
         "connection_timeout": server.get("connection_timeout"),
+        "proxy_server": address_of(server["proxy_server"], PROXY_PORT) if server.get("proxy_server") else None,
+        "required_userspace": found.get("required_userspace"),
     }
+
+
+def address_of(address: t.Mapping[str, t.Any], port: int) -> dict[str, t.Any]:
+    """An address of the API, with its port also where the server left it out."""
+    return {"hostname": address["hostname"], "port": address.get("port") or port}
 
 
 def specification(provider: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The API's form of what is set: `master_key_id` and `key_server`."""
     kmip = {key: provider[key] for key in ("servers", "username") if provider.get(key) is not None}
     server: dict[str, t.Any] = {"type": "KMIP"}
-    server.update(
-        {key: provider[key] for key in ("description", "connection_timeout") if provider.get(key) is not None}
-    )
+    server.update({key: provider[key] for key in SERVER_FIELDS if provider.get(key) is not None})
     if kmip:
         server["kmip_server"] = kmip
     body: dict[str, t.Any] = {"key_server": server} if len(server) > 1 else {}
-    if provider.get("master_key_id") is not None:
-        body["master_key_id"] = provider["master_key_id"]
+    body.update({key: provider[key] for key in FIELDS if provider.get(key) is not None})
     return body
 
 
@@ -130,11 +178,11 @@ def plan(base: str, current: State, wanted: State, name: str) -> Plan:
     if wanted is None:
         delete = Call("DELETE", base + path("/{name}", name=name), task=True)
         return Plan(current, None, (delete,) if current else ())
-    given = {key: value for key, value in wanted.items() if value is not None}
     if current is None:
+        given = {key: value for key, value in wanted.items() if value is not None}
         create = Call("POST", base, {"provider": name, **specification(given)}, task=True)
         return Plan(None, given, (create,))
-    different = {key: value for key, value in given.items() if current.get(key) != value}
+    different = differs(current, wanted)
     if not different:
         return Plan(current, current)
     patch = Call("PATCH", base + path("/{name}", name=name), specification(different), task=True)
@@ -148,6 +196,7 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> State:
     servers = [
         {"name": row["name"], "address": {"hostname": row["address"], "port": row["port"]}} for row in params["servers"]
     ]
+    proxy = params["proxy"]
     return {
         "provider": params["name"],
         "master_key_id": params["primary_key_id"],
@@ -155,6 +204,8 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> State:
         "description": params["description"],
         "username": params["kmip_username"],
         "connection_timeout": params["connection_timeout"],
+        "proxy_server": proxy and {"hostname": proxy["address"], "port": proxy["port"]},
+        "required_userspace": params["required_userspace"],
     }
 
 
@@ -162,8 +213,9 @@ def main() -> t.NoReturn:
     server = {
         "name": {"type": "str", "required": True},
         "address": {"type": "str", "required": True},
-        "port": {"type": "int", "default": 5696},
+        "port": {"type": "int", "default": KMIP_PORT},
     }
+    proxy = {"address": {"type": "str", "required": True}, "port": {"type": "int", "default": PROXY_PORT}}
     module = AnsibleModule(
         argument_spec={
             **connection_arguments(),
@@ -174,6 +226,8 @@ def main() -> t.NoReturn:
             "description": {"type": "str"},
             "connection_timeout": {"type": "int"},
             "kmip_username": {"type": "str"},
+            "proxy": {"type": "dict", "options": proxy},
+            "required_userspace": {"type": "str", "choices": ["verity", "ima", "none"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         required_if=[("state", "present", ["primary_key_id", "servers"])],

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider.
     type: str
@@ -35,7 +34,7 @@ options:
     choices: [self_signed, csr, signed]
     default: self_signed
   certificate:
-    description: Certificate in PEM.
+    description: Certificate in PEM. Needed with O(method=signed).
     type: str
   private_key:
     description: Private key in PEM, where it was made elsewhere.
@@ -53,6 +52,13 @@ EXAMPLES = r"""
     provider: department-a
     method: csr
   register: request
+
+- name: What the operator of the key servers gave back
+  trusted.infrastructure.key_provider_client_certificate:
+    cluster: trust-authority
+    provider: department-a
+    method: signed
+    certificate: "{{ lookup('ansible.builtin.file', 'trust/key_servers/department-a.pem') }}"
 """
 
 RETURN = r"""
@@ -87,7 +93,8 @@ def read(client: ManagementClient, cluster: str, provider: str) -> tuple[str, di
     base = path(RESOURCE, cluster=cluster_id(client, cluster), provider=provider)
     certificate = client.find(Call("GET", base, task=True))
     csr = client.find(Call("GET", base + "/csr", task=True))
-    return base, {"certificate": certificate and certificate["certificate"], "csr": csr and csr["csr"]}
+    known = certificates([certificate["certificate"]])[0] if certificate else None
+    return base, {"certificate": known, "csr": csr and csr["csr"]}
 
 
 def plan(base: str, current: dict[str, t.Any], params: t.Mapping[str, t.Any]) -> Plan:
@@ -100,10 +107,13 @@ def plan(base: str, current: dict[str, t.Any], params: t.Mapping[str, t.Any]) ->
         if (current["certificate"] or current["csr"]) and not params["force"]:
             return Plan(current, current)
         return Plan(current, {**current, "csr": "<new>"}, (Call("POST", base + "/csr", task=True),))
-    if certificates([current["certificate"] or ""]) == certificates([params["certificate"]]) and not params["force"]:
+    wanted = "".join(certificates([params["certificate"]]))
+    if current["certificate"] == wanted and not params["force"]:
         return Plan(current, current)
     body = {key: params[key] for key in ("certificate", "private_key") if params[key]}
-    return Plan(current, {"certificate": params["certificate"], "csr": None}, (Call("PATCH", base, body, task=True),))
+    # A certificate that comes with its key leaves the request outstanding.
+    csr = current["csr"] if params["private_key"] else None
+    return Plan(current, {"certificate": wanted, "csr": csr}, (Call("PATCH", base, body, task=True),))
 
 
 def request_of(planned: Plan, answers: list[t.Any]) -> dict[str, t.Any]:

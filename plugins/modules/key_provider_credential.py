@@ -13,7 +13,7 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - The password is write-only, so that nobody can tell whether it is the wanted one already. By default it is sent only
-    when the health of the provider says that it cannot log in.
+    when the provider has none.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -22,7 +22,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider.
     type: str
@@ -32,10 +31,14 @@ options:
     type: str
     required: true
   update:
-    description: Whether to send the password always, or only when the provider is not healthy.
+    description:
+      - V(on_create) sends the password when the provider has none. vCenter Server does not tell that; there it is sent
+        when the provider is not healthy.
+      - V(unhealthy) sends it also when the provider is not healthy, as after a change of the password on the key servers.
+      - V(always) sends it each time, which is a change each time.
     type: str
-    choices: [always, unhealthy]
-    default: unhealthy
+    choices: [always, on_create, unhealthy]
+    default: on_create
 """
 
 EXAMPLES = r"""
@@ -44,14 +47,21 @@ EXAMPLES = r"""
     cluster: trust-authority
     provider: department-a
     kmip_password: "{{ vault_kmip_password }}"
+
+- name: It was changed on the key servers
+  trusted.infrastructure.key_provider_credential:
+    cluster: trust-authority
+    provider: department-a
+    kmip_password: "{{ vault_kmip_password }}"
+    update: always
 """
 
 RETURN = r"""
 resource:
-  description: The state of the provider as it is after the module, or would be in check mode; none when it is absent.
+  description: Health of the provider, whether it has a password, and whether that was sent.
   type: dict
   returned: always
-  sample: {"health": "OK"}
+  sample: {"health": "OK", "has_credential": true}
 """
 
 import typing as t
@@ -66,18 +76,20 @@ RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/k
 
 
 def read(client: ManagementClient, cluster: str, provider: str) -> tuple[str, dict[str, t.Any]]:
-    """Path of the provider, and its health."""
+    """Path of the provider, its health, and whether it has a password (None where the server does not tell)."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster), provider=provider)
-    return base, {"health": client.call(Call("GET", base, task=True))["status"]["health"]}
+    found = client.call(Call("GET", base, task=True))
+    return base, {"health": found["status"]["health"], "has_credential": found.get("has_credential")}
 
 
 def plan(base: str, current: dict[str, t.Any], password: str, update: str) -> Plan:
     """One call when the password is to be sent."""
-    if update == "unhealthy" and current["health"] == "OK":
+    healthy, known = current["health"] == "OK", current["has_credential"]
+    missing = not healthy if known is None else not known
+    if not {"always": True, "unhealthy": missing or not healthy, "on_create": missing}[update]:
         return Plan(current, current)
-    return Plan(
-        current, {**current, "password": "<changed>"}, (Call("PUT", base + "/credential", password, task=True),)
-    )
+    after = {**current, "has_credential": True, "password": "<changed>"}
+    return Plan(current, after, (Call("PUT", base + "/credential", password, task=True),))
 
 
 def main() -> t.NoReturn:
@@ -87,7 +99,7 @@ def main() -> t.NoReturn:
             "cluster": {"type": "str", "required": True},
             "provider": {"type": "str", "required": True},
             "kmip_password": {"type": "str", "required": True, "no_log": True},
-            "update": {"type": "str", "choices": ["always", "unhealthy"], "default": "unhealthy"},
+            "update": {"type": "str", "choices": ["always", "on_create", "unhealthy"], "default": "on_create"},
         },
         supports_check_mode=True,
     )

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider.
     type: str
@@ -38,15 +37,15 @@ EXAMPLES = r"""
   trusted.infrastructure.key_provider_peer_certificates:
     cluster: trust-authority
     provider: department-a
-    certificates: ["{{ lookup('ansible.builtin.file', 'key_servers_ca.pem') }}"]
+    certificates: ["{{ lookup('ansible.builtin.file', 'trust/key_servers/ca.pem') }}"]
 """
 
 RETURN = r"""
 resource:
-  description: The list as it is after the module, or would be in check mode; none when it is absent.
+  description: The list after the module, or as it would be in check mode.
   type: dict
   returned: always
-  sample: {"certificates": []}
+  sample: {"certificates": ["-----BEGIN CERTIFICATE-----"]}
 """
 
 import typing as t

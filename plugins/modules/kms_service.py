@@ -13,6 +13,8 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Registers a Key Provider Service of a Trust Authority host with a workload manager, as the Trust Authority side exported it.
+  - A registration cannot be changed. One that differs from what is wanted is deleted and made anew, which the manager
+    refuses while a cluster uses it. Detach it with M(trusted.infrastructure.trusted_cluster) first.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -35,7 +37,6 @@ options:
   trust_authority_cluster:
     description: Id of the Trust Authority Cluster on its own manager. Needed with O(state=present).
     type: str
-
   state:
     description: Whether the registration is to be there.
     type: str
@@ -44,12 +45,24 @@ options:
 """
 
 EXAMPLES = r"""
+- name: Services of the Trust Authority hosts
+  trusted.infrastructure.trust_authority_host_info:
+    hostname: ta-manager.example.com
+  register: found
+
 - name: Register what was exported
   trusted.infrastructure.kms_service:
-    address: "{{ service.address.hostname }}"
-    trusted_ca: "{{ service.trusted_CA.cert_chain }}"
-    group: "{{ service.group }}"
-    trust_authority_cluster: "{{ service.cluster }}"
+    address: "{{ item.kms.address.hostname }}"
+    service_port: "{{ item.kms.address.port }}"
+    trusted_ca: "{{ item.kms.trusted_CA.cert_chain }}"
+    group: "{{ item.kms.group }}"
+    trust_authority_cluster: "{{ item.kms.cluster }}"
+  loop: "{{ found.trust_authority_hosts }}"
+
+- name: A host that left the Trust Authority
+  trusted.infrastructure.kms_service:
+    address: ta3.example.com
+    state: absent
 """
 
 RETURN = r"""
@@ -57,7 +70,7 @@ resource:
   description: The registration as it is after the module, or would be in check mode; none when it is absent.
   type: dict
   returned: always
-  sample: {"service": "1", "group": "trust-authority"}
+  sample: {"address": {"hostname": "ta1", "port": 443}, "group": "trust-authority"}
 """
 
 import typing as t

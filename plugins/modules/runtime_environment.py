@@ -52,6 +52,13 @@ EXAMPLES = r"""
     directory: /opt/trusted-infrastructure
     digest: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   register: runtime
+
+- name: Install it from an archive that was copied to the machine
+  trusted.infrastructure.runtime_environment:
+    directory: /opt/trusted-infrastructure
+    digest: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    archive: /var/cache/trusted-infrastructure-wheelhouse.tar
+  when: not runtime.installed
 """
 
 RETURN = r"""

@@ -51,6 +51,18 @@ EXAMPLES = r"""
     input:
       directory: /etc/trusted-infrastructure/tls
       leaves: []
+
+- name: Users of the management API
+  trusted.infrastructure.service_command:
+    command: [users, ensure]
+    input:
+      path: /etc/trusted-infrastructure/users.json
+      owner: ti-manager
+    secret_input:
+      users:
+        - name: administrator@trusted.local
+          password: "{{ vault_administrator_password }}"
+          privileges: ["*"]
 """
 
 RETURN = r"""

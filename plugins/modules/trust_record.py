@@ -52,6 +52,13 @@ EXAMPLES = r"""
     path: trust/authorities/workload.pem
     content: "{{ authority.certificate }}"
   delegate_to: localhost
+
+- name: Record what the other side may change
+  trusted.infrastructure.trust_record:
+    path: trust/services.json
+    content: "{{ found.trust_authority_hosts | to_nice_json }}"
+    difference: replace
+  delegate_to: localhost
 """
 
 RETURN = r"""

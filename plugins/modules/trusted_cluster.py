@@ -14,6 +14,7 @@ author:
 description:
   - Attaches the Attestation Services, then the Key Provider Services, that are registered for a Trust Authority Cluster.
     The first attachment is what makes a cluster a Trusted Cluster.
+  - With O(state=absent) they are detached in the reverse order.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
@@ -22,14 +23,12 @@ options:
     description: Name or id of the cluster.
     type: str
     required: true
-
   trust_authority_cluster:
     description: Id of the Trust Authority Cluster, as the registrations have it.
     type: str
     required: true
-
   state:
-    description: Whether each registered service is to be there.
+    description: Whether the cluster is to use the services that are registered, or none.
     type: str
     choices: [present, absent]
     default: present
@@ -40,14 +39,20 @@ EXAMPLES = r"""
   trusted.infrastructure.trusted_cluster:
     cluster: trusted-cluster
     trust_authority_cluster: domain-c1
+
+- name: The cluster is a plain one again
+  trusted.infrastructure.trusted_cluster:
+    cluster: trusted-cluster
+    trust_authority_cluster: domain-c1
+    state: absent
 """
 
 RETURN = r"""
 resource:
-  description: What is attached as it is after the module, or would be in check mode; none when it is absent.
+  description: Addresses of the attached services after the module, or as they would be in check mode.
   type: dict
   returned: always
-  sample: {"attestation": ["1"], "kms": ["1"]}
+  sample: {"attestation": ["ta1:443"], "kms": ["ta1:443"]}
 """
 
 import typing as t
@@ -85,7 +90,7 @@ def plan(current: dict[str, t.Any], authority: str, state: str) -> Plan:
     """Attach what is registered and not attached yet, or detach everything."""
     before = {kind: sorted(current[kind]["attached"]) for kind in KINDS}
     after, calls = {}, []
-    for kind in KINDS:
+    for kind in KINDS if state == "present" else reversed(KINDS):
         base = path(ATTACHED, cluster=current["cluster"], kind=kind)
         attached, registered = current[kind]["attached"], current[kind]["registered"]
         if state == "absent":

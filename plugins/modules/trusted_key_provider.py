@@ -30,7 +30,6 @@ options:
     description: Whether it is to be the default. V(false) leaves the default as it is.
     type: bool
     default: false
-
   state:
     description: Whether the registration is to be there.
     type: str
@@ -42,8 +41,13 @@ EXAMPLES = r"""
 - name: Provider of a department
   trusted.infrastructure.trusted_key_provider:
     name: department-a
-    group: "{{ service.group }}"
+    group: "{{ found.trust_authority_hosts[0].kms.group }}"
     default: true
+
+- name: Hosts use it no more
+  trusted.infrastructure.trusted_key_provider:
+    name: department-b
+    state: absent
 """
 
 RETURN = r"""
