@@ -28,7 +28,11 @@ def connection_arguments() -> dict[str, t.Any]:
             "fallback": (env_fallback, ["VMWARE_PASSWORD"]),
         },
         "port": {"type": "int", "default": 443, "fallback": (env_fallback, ["VMWARE_PORT"])},
-        "validate_certs": {"type": "bool", "default": True, "fallback": (env_fallback, ["VMWARE_VALIDATE_CERTS"])},
+        "validate_certs": {
+            "type": "bool",
+            "default": True,
+            "fallback": (env_fallback, ["VMWARE_VALIDATE_CERTS"]),
+        },
         "ca_path": {"type": "path", "fallback": (env_fallback, ["VMWARE_CA_PATH"])},
         "task_timeout": {"type": "int", "default": 300},
     }

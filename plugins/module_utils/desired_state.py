@@ -99,9 +99,9 @@ def run(
 
 
 def inform(
-    module: AnsibleModule, key: str, read: t.Callable[[ManagementClient], t.Any], absent: t.Any = None
+    module: AnsibleModule, key: str | None, read: t.Callable[[ManagementClient], t.Any], absent: t.Any = None
 ) -> t.NoReturn:
-    """Read and exit: what an _info module does. The result stands below `key`.
+    """Read and exit: what an _info module does. The result stands below `key`, or is all results by name without one.
 
     absent: the result, with a warning, where what is asked about does not exist; an _info module never fails on that.
     """
@@ -115,7 +115,7 @@ def inform(
         found = absent
     except UNKNOWN_ANSWER as error:
         _not_understood(module, error)
-    module.exit_json(changed=False, **{key: found})
+    module.exit_json(changed=False, **(found if key is None else {key: found}))
 
 
 def _carry_out(client: ManagementClient, planned: Plan, answers: list[t.Any]) -> None:
@@ -133,7 +133,9 @@ def _carry_out(client: ManagementClient, planned: Plan, answers: list[t.Any]) ->
             text = f"{error}. What was there before is gone, and could not be put back: {second}"
             raise ApiError(text, error.error_type, error.status) from second
         answers.clear()
-        raise ApiError(f"{error}. What was there before was put back.", error.error_type, error.status) from error
+        raise ApiError(
+            f"{error}. What was there before was put back.", error.error_type, error.status
+        ) from error
 
 
 def _predict(module: AnsibleModule, error: ApiError) -> t.NoReturn:

@@ -87,7 +87,13 @@ class ManagementClient:
     def login(self) -> None:
         """POST /api/session. User and password go in UTF-8. Raises ApiError."""
         session = self._send(
-            "POST", "/session", None, (), url_username=self.username, url_password=self.password, force_basic_auth=True
+            "POST",
+            "/session",
+            None,
+            (),
+            url_username=self.username,
+            url_password=self.password,
+            force_basic_auth=True,
         )
         if not isinstance(session, str) or not session:
             raise ApiError(f"{self.address} did not give a session: is it a manager?")
@@ -135,7 +141,9 @@ class ManagementClient:
                 raise ApiError(f"{self.address}: task {task} has the status {status!r}, which is not known")
             if time.monotonic() > end:
                 operation = info.get("operation", "the operation")
-                raise ApiError(f"{operation} has not ended within {self.task_timeout} s; it goes on as task {task}")
+                raise ApiError(
+                    f"{operation} has not ended within {self.task_timeout} s; it goes on as task {task}"
+                )
             time.sleep(pause)
             pause = min(pause * 1.5, POLL_LONGEST)
 
@@ -169,7 +177,11 @@ class ManagementClient:
             except OSError as error:
                 raise ApiError(f"ca_path: {self.ca_path}: {error.strerror or error}") from error
             self._request = Request(
-                use_proxy=False, timeout=self.timeout, follow_redirects="none", use_netrc=False, context=context
+                use_proxy=False,
+                timeout=self.timeout,
+                follow_redirects="none",
+                use_netrc=False,
+                context=context,
             )
         return self._request
 
@@ -204,4 +216,6 @@ def _http_error(error: HTTPError, method: str, api_path: str) -> ApiError:
 
 def _task_error(info: t.Mapping[str, t.Any]) -> ApiError:
     text, error_type = _error(info.get("error"))
-    return ApiError(text or f"{info.get('operation', 'the operation')} failed, and does not say why", error_type)
+    return ApiError(
+        text or f"{info.get('operation', 'the operation')} failed, and does not say why", error_type
+    )

@@ -8,7 +8,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 
 

@@ -48,7 +48,9 @@ class Environment:
     def __init__(self, directory: str, digest: str, run: Run) -> None:
         """Raises EnvironmentFailure for a digest that is none: a part of it is the name of a folder."""
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise EnvironmentFailure(f"the digest must be a SHA-256 in 64 lower-case hexadecimal digits, not {digest!r}")
+            raise EnvironmentFailure(
+                f"the digest must be a SHA-256 in 64 lower-case hexadecimal digits, not {digest!r}"
+            )
         self.directory = directory
         self.digest = digest
         self.run = run
@@ -86,7 +88,9 @@ class Environment:
         except OSError as error:
             raise EnvironmentFailure(f"the archive has no {name}: {error.strerror}") from error
         if found != self.digest:
-            raise EnvironmentFailure(f"the archive's {name} has the SHA-256 {found}, and {self.digest} is wanted")
+            raise EnvironmentFailure(
+                f"the archive's {name} has the SHA-256 {found}, and {self.digest} is wanted"
+            )
 
     def _make(self, wheelhouse: str, lock: str) -> None:
         python = os.path.join(self.path, "bin", "python")
@@ -103,7 +107,9 @@ class Environment:
             "--no-compile",
         ]
         quiet = ["--quiet", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
-        self._step([python, os.path.join(pip[-1], "pip"), "--isolated", "install", *options, *quiet, "-r", lock])
+        self._step(
+            [python, os.path.join(pip[-1], "pip"), "--isolated", "install", *options, *quiet, "-r", lock]
+        )
         packages = glob.glob(os.path.join(self.path, "lib", "python3*", "site-packages"))
         # Byte code is looked up by hash, never by time, so that equal files are equal byte code.
         self._step([python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *packages])

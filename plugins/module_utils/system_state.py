@@ -241,7 +241,9 @@ class Block:
             elif not inside:
                 kept.append(line)
         if inside:
-            raise StateError(f"block in {self.path}: {begin!r} has no {end!r}; which lines are others' is not known")
+            raise StateError(
+                f"block in {self.path}: {begin!r} has no {end!r}; which lines are others' is not known"
+            )
         lines = [*kept, begin, *self.content.splitlines(), end]
         return "\n".join(lines) + "\n"
 

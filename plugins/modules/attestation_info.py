@@ -13,12 +13,15 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Reads the attestation state of trusted hosts, V(ATTESTED), V(FAILED), V(EXPIRED) or V(UNREACHABLE), with its reason.
+  - vCenter Server has no such list, so this module works with the managers of this collection only.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes.info
 options:
   hosts:
-    description: Names or ids of hosts. Without it, all hosts of the manager.
+    description:
+      - Names or ids of hosts. Without it, all hosts of the manager.
+      - A host that the manager does not know has no state, and the reason V(host_unknown).
     type: list
     elements: str
     default: []
@@ -27,6 +30,13 @@ options:
 EXAMPLES = r"""
 - name: State of all hosts
   trusted.infrastructure.attestation_info:
+  register: found
+
+- name: Every host is attested
+  ansible.builtin.assert:
+    that: item.attestation == 'ATTESTED'
+    fail_msg: "{{ item.name }}: {{ item.reason }}: {{ item.message }}"
+  loop: "{{ found.hosts }}"
 """
 
 RETURN = r"""
@@ -35,40 +45,49 @@ hosts:
   type: list
   elements: dict
   returned: always
-  sample: [{"name": "host1", "attestation": "ATTESTED", "reason": null, "message": null, "base_image": "2026.11", "attested_until": "2026-11-01T12:00:00Z"}]
+  sample:
+    - name: host1
+      attestation: ATTESTED
+      reason: null
+      message: null
+      base_image: "2026.11"
+      since: "2026-11-01T09:00:00Z"
+      attested_until: "2026-11-01T12:00:00Z"
+      service: attestation@ta1
 """
 
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import inform
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
-    ApiError,
     Call,
     ManagementClient,
-    path,
 )
 
-STATE = "/trust/hosts/{host}/attestation"
+FIELDS = ("reason", "message", "base_image", "since", "attested_until", "service")
 
 
 def read(client: ManagementClient, names: list[str]) -> list[dict[str, t.Any]]:
-    """State of each host, in the order asked for. Raises ApiError NOT_FOUND for a name that is unknown."""
-    rows = client.call(Call("GET", "/vcenter/host"))
-    ids = {row["name"]: row["host"] for row in rows} | {row["host"]: row["host"] for row in rows}
-    missing = [name for name in names if name not in ids]
-    if missing:
-        raise ApiError(f"no host is named {', '.join(missing)}", "NOT_FOUND", 404)
-    found = []
-    for name in names or [row["name"] for row in rows]:
-        state = client.call(Call("GET", path(STATE, host=ids[name])))
-        found.append({"name": name, "attestation": state["state"], **{k: state.get(k) for k in FIELDS}})
-    return found
+    """State of each host, in the order asked for."""
+    rows = client.call(Call("GET", "/trust/attestation"))
+    known = {row["host"]: row for row in rows} | {row["name"]: row for row in rows}
+    return [state_of(name, known.get(name)) for name in names or [row["name"] for row in rows]]
 
 
-FIELDS = ("reason", "message", "base_image", "since", "attested_until", "service")
+def state_of(name: str, row: dict[str, t.Any] | None) -> dict[str, t.Any]:
+    """The state of a host. row: what the server says of it; None when it knows no such host."""
+    if row is None:
+        row = {"name": name, "reason": "host_unknown", "message": f"no host is named {name}"}
+    return {
+        "name": row["name"],
+        "attestation": row.get("state"),
+        **{field: row.get(field) for field in FIELDS},
+    }
 
 
 def main() -> t.NoReturn:

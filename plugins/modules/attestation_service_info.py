@@ -36,9 +36,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/attestation/services"
 
@@ -47,7 +53,10 @@ def read(client: ManagementClient) -> list[dict[str, t.Any]]:
     """Each registration in full."""
     rows = client.call(Call("POST", RESOURCE, {}, query=(("action", "query"),)))
     get = RESOURCE + "/{service}"
-    return [{"service": row["service"], **client.call(Call("GET", path(get, service=row["service"])))} for row in rows]
+    return [
+        {"service": row["service"], **client.call(Call("GET", path(get, service=row["service"])))}
+        for row in rows
+    ]
 
 
 def main() -> t.NoReturn:

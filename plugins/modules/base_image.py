@@ -65,8 +65,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, cluster_id, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    State,
+    cluster_id,
+    run,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     ApiError,
     Call,

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   names:
     description: Only these. Without it, all.
     type: list
@@ -48,9 +47,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/os/esx/base-images"
 
@@ -61,7 +66,8 @@ def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[
     rows = client.call(Call("GET", base, task=True))
     wanted = [row["version"] for row in rows if not names or row["version"] in names]
     return [
-        {"version": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))} for name in wanted
+        {"version": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))}
+        for name in wanted
     ]
 
 
@@ -74,7 +80,12 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
-    inform(module, "base_images", lambda client: read(client, module.params["cluster"], module.params["names"]))
+    inform(
+        module,
+        "base_images",
+        lambda client: read(client, module.params["cluster"], module.params["names"]),
+        absent=[],
+    )
 
 
 if __name__ == "__main__":

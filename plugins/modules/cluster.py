@@ -64,9 +64,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 
 def read(client: ManagementClient, name: str) -> State:
@@ -83,7 +89,9 @@ def plan(current: State, name: str, state: str) -> Plan:
         return Plan(None, {"name": name}, (Call("POST", "/trust/clusters", {"name": name}),))
     if current is None:
         return Plan(None, None)
-    return Plan(current, None, (Call("DELETE", path("/trust/clusters/{cluster}", cluster=current["cluster"])),))
+    return Plan(
+        current, None, (Call("DELETE", path("/trust/clusters/{cluster}", cluster=current["cluster"])),)
+    )
 
 
 def main() -> t.NoReturn:

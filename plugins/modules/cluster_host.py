@@ -72,7 +72,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
     Plan,
     State,
@@ -80,7 +82,11 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     differs,
     run,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/trust/clusters/{cluster}/hosts"
 ENROLMENT = ("ek_digest", "scope")

@@ -21,9 +21,8 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
-  names:
-    description: Only these. Without it, all.
+  issuers:
+    description: Only the principals of these issuers. Without it, all.
     type: list
     elements: str
     default: []
@@ -41,26 +40,33 @@ consumer_principals:
   type: list
   elements: dict
   returned: always
-  sample: [{"id": "1", "issuer_alias": "workload", "health": "OK"}]
+  sample: [{"id": "1", "issuer": "https://workload-manager/", "issuer_alias": "workload", "health": "OK"}]
 """
 
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/consumer-principals"
 
 
-def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[str, t.Any]]:
+def read(client: ManagementClient, cluster: str, issuers: list[str]) -> list[dict[str, t.Any]]:
     """Each one in full."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
-    rows = client.call(Call("POST", base, query=(("action", "query"),), task=True))
-    wanted = [row["id"] for row in rows if not names or row["id"] in names]
-    return [{"id": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))} for name in wanted]
+    spec = {"issuer": issuers} if issuers else {}
+    rows = client.call(Call("POST", base, spec, query=(("action", "query"),), task=True))
+    ids = [row["id"] for row in rows]
+    return [{"id": one, **client.call(Call("GET", base + path("/{id}", id=one), task=True))} for one in ids]
 
 
 def main() -> t.NoReturn:
@@ -68,11 +74,16 @@ def main() -> t.NoReturn:
         argument_spec={
             **connection_arguments(),
             "cluster": {"type": "str", "required": True},
-            "names": {"type": "list", "elements": "str", "default": []},
+            "issuers": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    inform(module, "consumer_principals", lambda client: read(client, module.params["cluster"], module.params["names"]))
+    inform(
+        module,
+        "consumer_principals",
+        lambda client: read(client, module.params["cluster"], module.params["issuers"]),
+        absent=[],
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ options:
     description: Name or id of the host.
     type: str
     required: true
-
   version:
     description: Version to give the image.
     type: str
@@ -37,11 +36,18 @@ EXAMPLES = r"""
   trusted.infrastructure.host_base_image_info:
     host: host1
     version: "2026.11"
+  register: found
+
+- name: Record it for review
+  trusted.infrastructure.trust_record:
+    path: trust/base_images/2026.11.json
+    content: "{{ found.base_image | to_nice_json }}"
+  delegate_to: localhost
 """
 
 RETURN = r"""
 base_image:
-  description: The base image document.
+  description: The base image document; empty where there is no such host.
   type: dict
   returned: always
   sample: {"image_version": "2026.11", "bank": "sha256", "pcrs": {}}
@@ -51,9 +57,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import host_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 IMAGE = "/trust/hosts/{host}/base-image"
 
@@ -75,7 +87,12 @@ def main() -> t.NoReturn:
         supports_check_mode=True,
     )
     params = module.params
-    inform(module, "base_image", lambda client: read(client, params["host"], params["version"], params["display_name"]))
+    inform(
+        module,
+        "base_image",
+        lambda client: read(client, params["host"], params["version"], params["display_name"]),
+        absent={},
+    )
 
 
 if __name__ == "__main__":

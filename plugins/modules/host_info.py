@@ -48,15 +48,22 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_ids, inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+)
 
 
 def read(client: ManagementClient, names: list[str], clusters: list[str]) -> list[dict[str, t.Any]]:
     """The hosts that match."""
-    query = [("names", name) for name in names]
-    query += [("clusters", cluster_id(client, cluster)) for cluster in clusters]
+    found = cluster_ids(client, clusters) if clusters else []
+    if clusters and not found:
+        return []
+    query = [("names", name) for name in names] + [("clusters", cluster) for cluster in found]
     return client.call(Call("GET", "/vcenter/host", query=tuple(query)))
 
 

@@ -21,7 +21,6 @@ options:
     description: Name or id of the host.
     type: str
     required: true
-
   gather:
     description: What to read beside the TPM itself.
     type: list
@@ -49,21 +48,32 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import host_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 TPMS = "/vcenter/trusted-infrastructure/hosts/{host}/hardware/tpm"
 
 
-def read_one(client: ManagementClient, base: str, row: dict[str, t.Any], gather: list[str]) -> dict[str, t.Any]:
+def read_one(
+    client: ManagementClient, base: str, row: dict[str, t.Any], gather: list[str]
+) -> dict[str, t.Any]:
     """One TPM with what was asked for."""
     one = base + path("/{tpm}", tpm=row["tpm"])
     found = {**row, **client.call(Call("GET", one))}
     if "endorsement_keys" in gather:
         keys = client.call(Call("GET", one + "/endorsement-keys"))
         found["endorsement_keys"] = [
-            {"key": key["key"], **client.call(Call("GET", one + path("/endorsement-keys/{key}", key=key["key"])))}
+            {
+                "key": key["key"],
+                **client.call(Call("GET", one + path("/endorsement-keys/{key}", key=key["key"]))),
+            }
             for key in keys
         ]
     if "event_log" in gather:
@@ -83,11 +93,18 @@ def main() -> t.NoReturn:
         argument_spec={
             **connection_arguments(),
             "host": {"type": "str", "required": True},
-            "gather": {"type": "list", "elements": "str", "choices": choices, "default": ["endorsement_keys"]},
+            "gather": {
+                "type": "list",
+                "elements": "str",
+                "choices": choices,
+                "default": ["endorsement_keys"],
+            },
         },
         supports_check_mode=True,
     )
-    inform(module, "tpms", lambda client: read(client, module.params["host"], module.params["gather"]))
+    inform(
+        module, "tpms", lambda client: read(client, module.params["host"], module.params["gather"]), absent=[]
+    )
 
 
 if __name__ == "__main__":

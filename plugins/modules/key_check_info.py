@@ -21,7 +21,6 @@ options:
     description: Name or id of the host.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider. Without it, the default one.
     type: str
@@ -31,6 +30,12 @@ EXAMPLES = r"""
 - name: Does the host get a key?
   trusted.infrastructure.key_check_info:
     host: host1
+  register: found
+
+- name: It must get one
+  ansible.builtin.assert:
+    that: found.key_check.result == 'OK'
+    fail_msg: "{{ found.key_check.result }}: {{ found.key_check.message }}"
 """
 
 RETURN = r"""
@@ -45,9 +50,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import host_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 CHECK = "/trust/hosts/{host}/key-check"
 
@@ -67,7 +78,13 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
-    inform(module, "key_check", lambda client: read(client, module.params["host"], module.params["provider"]))
+    unknown = {"result": "host_unknown", "message": f"no host is named {module.params['host']}"}
+    inform(
+        module,
+        "key_check",
+        lambda client: read(client, module.params["host"], module.params["provider"]),
+        absent=unknown,
+    )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
     Plan,
     State,
@@ -125,7 +127,11 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     differs,
     run,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers"
 KMIP_PORT = 5696
@@ -146,12 +152,15 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
         "provider": name,
         "master_key_id": found["master_key_id"],
         "servers": [
-            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)} for row in kmip.get("servers") or []
+            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)}
+            for row in kmip.get("servers") or []
         ],
         "description": server.get("description") or "",
         "username": kmip.get("username"),
         "connection_timeout": server.get("connection_timeout"),
-        "proxy_server": address_of(server["proxy_server"], PROXY_PORT) if server.get("proxy_server") else None,
+        "proxy_server": address_of(server["proxy_server"], PROXY_PORT)
+        if server.get("proxy_server")
+        else None,
         "required_userspace": found.get("required_userspace"),
     }
 
@@ -194,7 +203,8 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> State:
     if params["state"] == "absent":
         return None
     servers = [
-        {"name": row["name"], "address": {"hostname": row["address"], "port": row["port"]}} for row in params["servers"]
+        {"name": row["name"], "address": {"hostname": row["address"], "port": row["port"]}}
+        for row in params["servers"]
     ]
     proxy = params["proxy"]
     return {

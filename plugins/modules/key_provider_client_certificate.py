@@ -78,14 +78,22 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 
-RESOURCE = (
-    "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/client-certificate"
-)
+RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/client-certificate"
 
 
 def read(client: ManagementClient, cluster: str, provider: str) -> tuple[str, dict[str, t.Any]]:

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider.
     type: str
@@ -47,13 +46,17 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
-
-RESOURCE = (
-    "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/client-certificate"
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
 )
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
+
+RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/client-certificate"
 
 
 def read(client: ManagementClient, cluster: str, provider: str) -> dict[str, t.Any]:
@@ -77,6 +80,7 @@ def main() -> t.NoReturn:
         module,
         "client_certificate",
         lambda client: read(client, module.params["cluster"], module.params["provider"]),
+        absent={"certificate": None, "csr": None},
     )
 
 

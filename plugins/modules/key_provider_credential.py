@@ -68,9 +68,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}"
 
@@ -99,7 +109,11 @@ def main() -> t.NoReturn:
             "cluster": {"type": "str", "required": True},
             "provider": {"type": "str", "required": True},
             "kmip_password": {"type": "str", "required": True, "no_log": True},
-            "update": {"type": "str", "choices": ["always", "on_create", "unhealthy"], "default": "on_create"},
+            "update": {
+                "type": "str",
+                "choices": ["always", "on_create", "unhealthy"],
+                "default": "on_create",
+            },
         },
         supports_check_mode=True,
     )

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   provider:
     description: Name of the trusted key provider.
     type: str
@@ -47,13 +46,17 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
-
-RESOURCE = (
-    "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/peer-certs/{list}"
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
 )
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
+
+RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/peer-certs/{list}"
 
 
 def read(client: ManagementClient, cluster: str, provider: str) -> dict[str, t.Any]:
@@ -61,7 +64,9 @@ def read(client: ManagementClient, cluster: str, provider: str) -> dict[str, t.A
     found = cluster_id(client, cluster)
 
     def get(name: str) -> t.Any:
-        return client.call(Call("GET", path(RESOURCE, cluster=found, provider=provider, list=name), task=True))
+        return client.call(
+            Call("GET", path(RESOURCE, cluster=found, provider=provider, list=name), task=True)
+        )
 
     return {"current": get("current"), "trusted": get("trusted")["certificates"]}
 
@@ -79,6 +84,7 @@ def main() -> t.NoReturn:
         module,
         "peer_certificates",
         lambda client: read(client, module.params["cluster"], module.params["provider"]),
+        absent={"current": [], "trusted": []},
     )
 
 

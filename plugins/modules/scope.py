@@ -76,7 +76,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
     Plan,
     State,
@@ -84,7 +86,11 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     differs,
     run,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/trust/clusters/{cluster}/scopes"
 FIELDS = ("principal", "trusted_cluster", "base_images", "providers")

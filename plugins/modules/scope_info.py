@@ -42,9 +42,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/trust/clusters/{cluster}/scopes"
 
@@ -59,7 +65,7 @@ def main() -> t.NoReturn:
         argument_spec={**connection_arguments(), "cluster": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
-    inform(module, "scopes", lambda client: read(client, module.params["cluster"]))
+    inform(module, "scopes", lambda client: read(client, module.params["cluster"]), absent=[])
 
 
 if __name__ == "__main__":

@@ -46,16 +46,18 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import client_of, cluster_id
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
-    ApiError,
     Call,
     ManagementClient,
     path,
 )
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/{service}/service-status"
+SERVICES = ("attestation", "kms")
 
 
 def read(client: ManagementClient, cluster: str) -> dict[str, t.Any]:
@@ -63,7 +65,7 @@ def read(client: ManagementClient, cluster: str) -> dict[str, t.Any]:
     found = cluster_id(client, cluster)
     return {
         service: client.call(Call("GET", path(RESOURCE, cluster=found, service=service), task=True))
-        for service in ("attestation", "kms")
+        for service in SERVICES
     }
 
 
@@ -72,12 +74,8 @@ def main() -> t.NoReturn:
         argument_spec={**connection_arguments(), "cluster": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
-    try:
-        with client_of(module) as client:
-            found = read(client, module.params["cluster"])
-    except ApiError as error:
-        module.fail_json(msg=str(error), error_type=error.error_type, status=error.status)
-    module.exit_json(changed=False, **found)
+    unknown = {service: {"health": "NONE", "details": []} for service in SERVICES}
+    inform(module, None, lambda client: read(client, module.params["cluster"]), absent=unknown)
 
 
 if __name__ == "__main__":

@@ -298,7 +298,8 @@ def main() -> t.NoReturn:
         changed=bool(differences or calls),
         changes=[difference.part for difference in differences] + calls,
         diff=[
-            {"before_header": d.part, "after_header": d.part, "before": d.before, "after": d.after} for d in differences
+            {"before_header": d.part, "after_header": d.part, "before": d.before, "after": d.after}
+            for d in differences
         ],
     )
 

@@ -21,7 +21,6 @@ options:
     description: Name or id of the Trust Authority Cluster.
     type: str
     required: true
-
   names:
     description: Only these. Without it, all.
     type: list
@@ -48,11 +47,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
-RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/ca-certificates"
+RESOURCE = (
+    "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/ca-certificates"
+)
 
 
 def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[str, t.Any]]:
@@ -60,7 +67,10 @@ def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
     rows = client.call(Call("GET", base, task=True))
     wanted = [row["name"] for row in rows if not names or row["name"] in names]
-    return [{"name": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))} for name in wanted]
+    return [
+        {"name": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))}
+        for name in wanted
+    ]
 
 
 def main() -> t.NoReturn:
@@ -72,7 +82,12 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
-    inform(module, "ca_certificates", lambda client: read(client, module.params["cluster"], module.params["names"]))
+    inform(
+        module,
+        "ca_certificates",
+        lambda client: read(client, module.params["cluster"], module.params["names"]),
+        absent=[],
+    )
 
 
 if __name__ == "__main__":

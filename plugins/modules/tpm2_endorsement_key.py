@@ -76,8 +76,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, cluster_id, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    State,
+    cluster_id,
+    run,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     ApiError,
     Call,
@@ -86,7 +93,9 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import key_of_certificate, public_key
 
-RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/endorsement-keys"
+RESOURCE = (
+    "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/endorsement-keys"
+)
 
 
 def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]:
@@ -106,7 +115,11 @@ def plan(base: str, current: State, wanted: State, name: str, replace: bool) -> 
     delete = Call("DELETE", base + path("/{name}", name=name), task=True)
     if wanted is None:
         return Plan(current, None, (delete,) if current else ())
-    body = {"certificate": wanted["certificate"]} if wanted.get("certificate") else {"public_key": wanted["public_key"]}
+    body = (
+        {"certificate": wanted["certificate"]}
+        if wanted.get("certificate")
+        else {"public_key": wanted["public_key"]}
+    )
     create = Call("POST", base, {"name": name, **body}, task=True)
     after = {"name": name, "public_key": wanted["public_key"]}
     if current is None:

@@ -56,9 +56,20 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, differs, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    differs,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/settings"
 SWITCHES = ("require_endorsement_keys", "require_certificate_validation")
@@ -88,7 +99,11 @@ def main() -> t.NoReturn:
         supports_check_mode=True,
     )
     wanted = {name: module.params[name] for name in SWITCHES}
-    run(module, lambda client: read(client, module.params["cluster"]), lambda found: plan(found[0], found[1], wanted))
+    run(
+        module,
+        lambda client: read(client, module.params["cluster"]),
+        lambda found: plan(found[0], found[1], wanted),
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tpm2_settings:
-  description: The settings and their health.
+  description: The settings and their health; empty where there is no such cluster.
   type: dict
   returned: always
   sample: {"require_endorsement_keys": true, "require_certificate_validation": true, "health": "OK", "details": []}
@@ -41,9 +41,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/tpm2/settings"
 
@@ -58,7 +64,7 @@ def main() -> t.NoReturn:
         argument_spec={**connection_arguments(), "cluster": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
-    inform(module, "tpm2_settings", lambda client: read(client, module.params["cluster"]))
+    inform(module, "tpm2_settings", lambda client: read(client, module.params["cluster"]), absent={})
 
 
 if __name__ == "__main__":

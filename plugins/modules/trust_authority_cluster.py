@@ -67,9 +67,20 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, differs, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    differs,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 CLUSTERS = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}"
 SETTINGS = "/trust/clusters/{cluster}/settings"

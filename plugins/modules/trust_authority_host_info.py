@@ -28,6 +28,14 @@ options:
 EXAMPLES = r"""
 - name: Services of the Trust Authority
   trusted.infrastructure.trust_authority_host_info:
+  register: found
+
+- name: Record them for the workload side
+  trusted.infrastructure.trust_record:
+    path: trust/services.json
+    content: "{{ found.trust_authority_hosts | to_nice_json }}"
+    difference: replace
+  delegate_to: localhost
 """
 
 RETURN = r"""
@@ -43,16 +51,24 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_ids, inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+)
 
 HOSTS = "/vcenter/trusted-infrastructure/trust-authority-hosts"
 
 
 def read(client: ManagementClient, clusters: list[str]) -> list[dict[str, t.Any]]:
     """Both services of each host, in the order of the hosts."""
-    spec = {"clusters": [cluster_id(client, cluster) for cluster in clusters]} if clusters else {}
+    found = cluster_ids(client, clusters) if clusters else []
+    if clusters and not found:
+        return []
+    spec = {"clusters": found} if clusters else {}
     full = ("projection", "FULL")
     attestation = client.call(Call("POST", HOSTS + "/attestation", spec, query=(full,)))
     kms = client.call(Call("POST", HOSTS + "/kms", spec, query=(("action", "query"), full)))
@@ -62,7 +78,10 @@ def read(client: ManagementClient, clusters: list[str]) -> list[dict[str, t.Any]
 
 def main() -> t.NoReturn:
     module = AnsibleModule(
-        argument_spec={**connection_arguments(), "clusters": {"type": "list", "elements": "str", "default": []}},
+        argument_spec={
+            **connection_arguments(),
+            "clusters": {"type": "list", "elements": "str", "default": []},
+        },
         supports_check_mode=True,
     )
     inform(module, "trust_authority_hosts", lambda client: read(client, module.params["clusters"]))

@@ -131,7 +131,9 @@ def main() -> t.NoReturn:
             write(path, content)
     except OSError as error:
         module.fail_json(msg=f"{path}: {error.strerror}")
-    module.exit_json(changed=decision == "write", path=path, diff={"before": recorded or "", "after": content})
+    module.exit_json(
+        changed=decision == "write", path=path, diff={"before": recorded or "", "after": content}
+    )
 
 
 if __name__ == "__main__":

@@ -59,9 +59,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 REGISTRATIONS = "/vcenter/trusted-infrastructure/{kind}/services"
 ATTACHED = "/vcenter/trusted-infrastructure/trusted-clusters/{cluster}/{kind}/services"
@@ -95,13 +105,16 @@ def plan(current: dict[str, t.Any], authority: str, state: str) -> Plan:
         attached, registered = current[kind]["attached"], current[kind]["registered"]
         if state == "absent":
             calls += [
-                Call("DELETE", base + path("/{id}", id=attached[address]), task=True) for address in sorted(attached)
+                Call("DELETE", base + path("/{id}", id=attached[address]), task=True)
+                for address in sorted(attached)
             ]
             after[kind] = []
             continue
         missing = sorted(set(registered) - set(attached))
         if missing and not attached:
-            calls.append(Call("POST", base, {"type": "CLUSTER", "trust_authority_cluster": authority}, task=True))
+            calls.append(
+                Call("POST", base, {"type": "CLUSTER", "trust_authority_cluster": authority}, task=True)
+            )
         else:
             calls += [
                 Call("POST", base, {"type": "SERVICE", "service": registered[address]}, task=True)

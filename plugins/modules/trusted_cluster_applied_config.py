@@ -21,7 +21,6 @@ options:
     description: Name or id of the cluster.
     type: str
     required: true
-
   state:
     description:
       - V(remediated) brings hosts that differ to what is wanted.
@@ -51,9 +50,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, cluster_id, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
+    Plan,
+    cluster_id,
+    run,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 CONFIG = "/vcenter/trusted-infrastructure/trusted-clusters/{cluster}/services-applied-config"
 # A message of the managers of this collection. vCenter Server has none: there, `absent` takes it off each time.
@@ -76,7 +85,7 @@ def plan(base: str, current: dict[str, t.Any], state: str) -> Plan:
         return Plan(current, {"health": "OK", "applied": True}, (Call("PATCH", base, task=True),))
     if not current["applied"]:
         return Plan(current, current)
-    return Plan(current, {**current, "applied": False}, (Call("DELETE", base, task=True),))
+    return Plan(current, {"applied": False}, (Call("DELETE", base, task=True),))
 
 
 def main() -> t.NoReturn:

@@ -41,9 +41,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 CLUSTER = "/vcenter/trusted-infrastructure/trusted-clusters/{cluster}"
 
@@ -64,7 +70,8 @@ def main() -> t.NoReturn:
         argument_spec={**connection_arguments(), "cluster": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
-    inform(module, "trusted_cluster", lambda client: read(client, module.params["cluster"]))
+    nothing = {"attestation": [], "kms": [], "applied_config": {"health": "NONE", "details": []}}
+    inform(module, "trusted_cluster", lambda client: read(client, module.params["cluster"]), absent=nothing)
 
 
 if __name__ == "__main__":

@@ -62,27 +62,36 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, ManagementClient, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
 
 RESOURCE = "/trust/trusted-key-providers"
 
 
-def read(client: ManagementClient, name: str) -> State:
-    """The registration, or None."""
-    found = client.find(Call("GET", RESOURCE + path("/{name}", name=name)))
-    return found and {"provider": name, "group": found["group"], "default": found["default"]}
+def read(client: ManagementClient, name: str) -> tuple[State, bool]:
+    """The registration, or None; and whether there is a default."""
+    rows = client.call(Call("GET", RESOURCE))
+    found = [row for row in rows if row["provider"] == name]
+    current = {key: found[0][key] for key in ("provider", "group", "default")} if found else None
+    return current, any(row["default"] for row in rows)
 
 
-def plan(current: State, name: str, group: str | None, default: bool, state: str) -> Plan:
-    """Create, patch what differs, or delete."""
+def plan(current: State, has_default: bool, name: str, group: str | None, default: bool, state: str) -> Plan:
+    """Create, patch what differs, or delete. has_default: otherwise a new one becomes the default."""
     one = RESOURCE + path("/{name}", name=name)
     if state == "absent":
         return Plan(current, None, (Call("DELETE", one, task=True),) if current else ())
     if current is None:
         body = {"provider": name, "group": group, "default": default}
-        return Plan(None, body, (Call("POST", RESOURCE, body, task=True),))
+        after = {**body, "default": default or not has_default}
+        return Plan(None, after, (Call("POST", RESOURCE, body, task=True),))
     different: dict[str, t.Any] = {}
     if group is not None and group != current["group"]:
         different["group"] = group
@@ -108,7 +117,7 @@ def main() -> t.NoReturn:
     run(
         module,
         lambda client: read(client, name),
-        lambda current: plan(current, name, module.params["group"], module.params["default"], state),
+        lambda found: plan(*found, name, module.params["group"], module.params["default"], state),
     )
 
 

@@ -32,7 +32,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
 
 
 calls: list[str] = []
-DESTROYED = ["lab_name=test-lab", "--all"]
+DESTROYED = ["lab_name=test-lab"]
 
 
 @pytest.fixture(autouse=True)

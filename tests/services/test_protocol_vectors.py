@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/protocol.md against the code: test vectors are recomputed, reason codes are those that are raised."""
+"""docs/protocol.md and docs/api.md against the code.
+
+Test vectors are recomputed, reason codes are those that are raised, and operations are those of the table.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from trusted_infrastructure import audit, messages, sealing, tokens, wrapping
 from trusted_infrastructure.config.documents import Document, Generation
+from trusted_infrastructure.manager.operations import TABLE
 from trusted_infrastructure.manager.vapi.errors import ERRORS
 from trusted_infrastructure.messages import ChallengeRequest, ProofKey, UnwrapKeyRequest
 from trusted_infrastructure.refusal import Refusal
@@ -431,3 +435,34 @@ def test_the_table_is_in_order_and_says_what_to_do() -> None:
     codes = list(documented())
     assert codes == sorted(codes)
     assert [code for code, act in documented().items() if len(act) < 15] == []
+
+
+# ---- operations of the management API ----------------------------------------------------------------------
+
+VSPHERE = "/vcenter/trusted-infrastructure/"
+AUTHORITY = f"{VSPHERE}trust-authority-clusters/{{cluster}}/"
+API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def listed() -> set[tuple[str, str, str | None, bool]]:
+    """What docs/api.md says: (method, path, action, task) of each operation."""
+    found = set()
+    rows = re.findall(r"^\| `([^`]+)` \| ([A-Za-z*, -]+) \| [A-Za-z ]+ \|$", API_PAGE, re.MULTILINE)
+    for path, operations in rows:
+        if path.startswith("TA/"):
+            path = AUTHORITY + path.removeprefix("TA/")
+        elif not path.startswith("/"):
+            path = VSPHERE + path
+        for operation in operations.split(", "):
+            method, _space, action = operation.rstrip("*").partition(" ")
+            found.add((method, path, action or None, operation.endswith("*")))
+    return found
+
+
+def test_the_page_of_the_api_has_the_operations_of_the_table() -> None:
+    assert listed() == {(one.method, one.path, one.action, one.task) for one in TABLE}
+
+
+def test_the_page_of_the_api_has_their_privileges() -> None:
+    named = set(re.findall(r"^\| `([A-Z]\w+(?:\.\w+)+)` \|", API_PAGE, re.MULTILINE))
+    assert named == {privilege.id for one in TABLE for privilege in one.privileges}

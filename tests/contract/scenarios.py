@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each module does to a manager, from nothing to removed. Every scenario begins with a new manager."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.managed_site import Site, open_site
+from services.manager.harness import Side
+from services.manager.material import Issuer
+
+from trusted_infrastructure import sealing
+
+CLUSTER = "authority"
+TRUSTED = "trusted"
+VENDOR = Issuer("vendor root")
+ISSUING = Issuer("vendor issuing", VENDOR)
+EK = Issuer("tpm", ISSUING, ca=False)
+OTHER = Issuer("another")
+SIGNER = Issuer("principal", ca=False)
+DIGEST = "ab" * 32
+SERVER = {"name": "kms1", "address": "kms1.example"}
+SERVICE = {
+    "address": "ta1.example",
+    "trusted_ca": [VENDOR.pem],
+    "group": "group-1",
+    "trust_authority_cluster": "domain-c8",
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """side: of the manager. play: what is done."""
+
+    side: Side
+    play: Callable[[Site], None]
+
+    def run(self, directory: Path) -> Site:
+        """Plays it and returns what was used."""
+        options: dict[str, Any] = {}
+        if self.side == "workload":
+            options = {
+                "principal_certificate": directory / "principal.pem",
+                "principal_key": directory / "principal.key",
+            }
+            options["principal_certificate"].write_text(SIGNER.pem)
+            options["principal_key"].write_text(SIGNER.key_pem)
+        (directory / "ca.pem").write_text(VENDOR.pem)
+        with open_site(directory, self.side, **options) as site:
+            self.play(site)
+        return site
+
+
+def reformatted(pem: str) -> str:
+    """The same certificate or key as another tool would write it: a text in front, other columns, CR LF."""
+    first, *lines, last = pem.strip().splitlines()
+    body = textwrap.wrap("".join(lines), 48)
+    return "Subject: somebody\r\n" + "\r\n".join([first, *body, last]) + "\r\n\r\n"
+
+
+def authority(site: Site) -> None:
+    """With the enabled cluster `authority` of two hosts."""
+    site.converges("cluster", name=CLUSTER)
+    for host in ("ta1", "ta2"):
+        site.converges("cluster_host", cluster=CLUSTER, name=host)
+    site.converges("trust_authority_cluster", cluster=CLUSTER, state="enabled")
+
+
+def trusted(site: Site) -> None:
+    """With the cluster `trusted` of two hosts."""
+    site.converges("cluster", name=TRUSTED)
+    for host in ("host1", "host2"):
+        site.converges(
+            "cluster_host", cluster=TRUSTED, name=host, ek_digest=DIGEST.upper(), scope="department"
+        )
+
+
+def clusters(site: Site) -> None:
+    authority(site)
+    rows = site.ok("cluster_info", names=[CLUSTER])["clusters"]
+    assert [row["name"] for row in rows] == [CLUSTER]
+    identifier = rows[0]["cluster"]
+    assert site.ok("trust_authority_cluster_info", states=["ENABLE"])["trust_authority_clusters"] == [
+        {"cluster": identifier, "state": "ENABLE"}
+    ]
+    times = {"token_lifetime": 600, "grace_period": 30, "key_cache_max_age": 0}
+    result = site.converges("trust_authority_cluster", cluster=identifier, **times)
+    assert {key: result["resource"][key] for key in times} == times
+    site.stays("trust_authority_cluster", cluster=CLUSTER, state="enabled")
+    site.converges("trust_authority_cluster", cluster=CLUSTER, state="disabled")
+    assert "ta1" in site.refused("cluster", name=CLUSTER, state="absent")
+    for host in ("ta1", "ta2"):
+        site.converges("cluster_host", cluster=CLUSTER, name=host, state="absent")
+    site.converges("cluster", name=CLUSTER, state="absent")
+
+
+def hosts(site: Site) -> None:
+    trusted(site)
+    names = [row["name"] for row in site.ok("host_info", clusters=[TRUSTED])["hosts"]]
+    assert names == ["host1", "host2"]
+    assert site.ok("host_info", clusters=["unknown"])["hosts"] == []
+    result = site.converges(
+        "cluster_host", cluster=TRUSTED, name="host1", ek_digest="cd" * 32, scope="department"
+    )
+    assert result["resource"]["ek_digest"] == "cd" * 32
+    message = site.refused("cluster_host", cluster=TRUSTED, name="host3")
+    assert "ek_digest: is required for a trusted host" in message
+    site.converges("cluster_host", cluster=TRUSTED, name="host2", state="absent")
+
+
+def principals(site: Site) -> None:
+    authority(site)
+    wanted = {
+        "cluster": CLUSTER,
+        "issuer": "https://workload-manager/",
+        "issuer_alias": "workload",
+        "principal_name": "machine",
+        "principal_domain": "lab",
+    }
+    site.converges("consumer_principal", **wanted, certificates=[[SIGNER.pem]])
+    site.stays("consumer_principal", **wanted, certificates=[[reformatted(SIGNER.pem)]])
+    found = site.ok("consumer_principal_info", cluster=CLUSTER, issuers=["https://workload-manager/"])
+    assert [row["issuer_alias"] for row in found["consumer_principals"]] == ["workload"]
+    assert site.ok("consumer_principal_info", cluster=CLUSTER, issuers=["x"])["consumer_principals"] == []
+    site.converges("consumer_principal", **wanted, certificates=[[OTHER.pem]])
+    # What cannot be made leaves what was there.
+    assert "put back" in site.refused("consumer_principal", **wanted, certificates=[["no certificate"]])
+    site.stays("consumer_principal", **wanted, certificates=[[OTHER.pem]])
+    site.converges("consumer_principal", cluster=CLUSTER, issuer=wanted["issuer"], state="absent")
+
+
+def scopes(site: Site) -> None:
+    authority(site)
+    wanted = {
+        "cluster": CLUSTER,
+        "name": "department a/b",
+        "principal": "https://workload-manager/",
+        "trusted_cluster": TRUSTED,
+        "base_images": ["*"],
+        "providers": ["finance"],
+    }
+    assert "must not contain /" in site.refused("scope", **wanted)
+    wanted["name"] = "department a"
+    site.converges("scope", **wanted)
+    site.converges("scope", **{**wanted, "base_images": []})
+    found = site.ok("scope_info", cluster=CLUSTER)["scopes"]
+    assert [(row["scope"], row["base_images"]) for row in found] == [("department a", [])]
+    site.converges("scope", cluster=CLUSTER, name="department a", state="absent")
+
+
+def denied_hosts(site: Site) -> None:
+    authority(site)
+    wanted = {"cluster": CLUSTER, "host": "host3", "ek_digest": DIGEST.upper()}
+    site.converges("denied_host", **wanted, reason="stolen")
+    site.stays("denied_host", **wanted, reason="another reason")
+    found = site.ok("denied_host_info", cluster=CLUSTER)["denied_hosts"]
+    assert [(row["host"], row["reason"]) for row in found] == [("host3", "stolen")]
+    site.converges("denied_host", **wanted, state="absent")
+
+
+def vendors(site: Site) -> None:
+    authority(site)
+    wanted = {"cluster": CLUSTER, "name": "vendor"}
+    site.converges("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem + ISSUING.pem])
+    site.stays("tpm2_ca_certificate", **wanted, cert_chain=[reformatted(VENDOR.pem), ISSUING.pem])
+    site.converges("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem])
+    site.converges("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], eku_exception=True)
+    site.stays("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem])
+    message = site.refused("tpm2_ca_certificate", **wanted, cert_chain=[ISSUING.pem, VENDOR.pem])
+    assert "put back" in message
+    site.stays("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], eku_exception=True)
+    found = site.ok("tpm2_ca_certificate_info", cluster=CLUSTER, names=["vendor"])["ca_certificates"]
+    assert [(row["name"], row["health"]) for row in found] == [("vendor", "OK")]
+    site.converges("tpm2_ca_certificate", **wanted, state="absent")
+
+
+def endorsement_keys(site: Site) -> None:
+    authority(site)
+    site.converges(
+        "tpm2_ca_certificate", cluster=CLUSTER, name="vendor", cert_chain=[VENDOR.pem, ISSUING.pem]
+    )
+    wanted = {"cluster": CLUSTER, "name": "host1"}
+    site.converges("tpm2_endorsement_key", **wanted, public_key=EK.public_pem)
+    site.stays("tpm2_endorsement_key", **wanted, public_key=reformatted(EK.public_pem))
+    site.stays("tpm2_endorsement_key", **wanted, certificate=EK.pem)
+    message = site.refused("tpm2_endorsement_key", **wanted, public_key=OTHER.public_pem)
+    assert "another endorsement key is enrolled as host1" in message
+    # A certificate of no vendor is refused by the server, and the key that was enrolled stays.
+    message = site.refused("tpm2_endorsement_key", **wanted, certificate=OTHER.pem, replace=True)
+    assert "put back" in message
+    site.stays("tpm2_endorsement_key", **wanted, public_key=EK.public_pem)
+    site.converges("tpm2_endorsement_key", **wanted, public_key=OTHER.public_pem, replace=True)
+    site.converges("tpm2_endorsement_key", **wanted, certificate=EK.pem, replace=True)
+    found = site.ok("tpm2_endorsement_key_info", cluster=CLUSTER)["endorsement_keys"]
+    assert [row["public_key"] for row in found] == [EK.public_pem]
+    site.converges("tpm2_endorsement_key", **wanted, state="absent")
+
+
+def tpm_settings(site: Site) -> None:
+    authority(site)
+    before = site.ok("tpm2_settings_info", cluster=CLUSTER)["tpm2_settings"]
+    wanted = not before["require_endorsement_keys"]
+    site.converges("tpm2_settings", cluster=CLUSTER, require_endorsement_keys=wanted)
+    after = site.ok("tpm2_settings_info", cluster=CLUSTER)["tpm2_settings"]
+    assert after["require_endorsement_keys"] is wanted
+    assert after["require_certificate_validation"] is before["require_certificate_validation"]
+
+
+def base_images(site: Site) -> None:
+    authority(site)
+    image = {
+        "image_version": "2026.11",
+        "display_name": "Host one",
+        "bank": "sha256",
+        "pcrs": {"0": {"value": "ab" * 32}},
+    }
+    path = site.directory / "image.json"
+    path.write_text(json.dumps(image))
+    wanted = {"cluster": CLUSTER, "path": str(path)}
+    site.converges("base_image", **wanted)
+    found = site.ok("base_image_info", cluster=CLUSTER, names=["2026.11"])["base_images"]
+    assert [row["display_name"] for row in found] == ["Host one"]
+    assert "is the document of version 2026.11" in site.refused("base_image", **wanted, version="2026.12")
+    path.write_text(json.dumps({**image, "display_name": "Host two"}))
+    assert "a version never changes" in site.refused("base_image", **wanted)
+    site.converges("base_image", cluster=CLUSTER, version="2026.11", state="absent")
+
+
+def answer_for_providers(site: Site, provider: str) -> None:
+    """What Key Provider Services answer: keys that are sealed to made-up hosts, and what key servers present."""
+    key = sealing.SealingKey.generate("X25519")
+    client = Issuer("client", ca=False)
+    base = f"/kms/manage/v1/providers/{provider}"
+    answers = site.api.nodes.answers
+
+    def made(name: str, value: str) -> Callable[[Any], dict[str, Any]]:
+        def answer(body: dict[str, Any]) -> dict[str, Any]:
+            keys = {host: key.public_key for host, key in body["hosts"].items()}
+            sealed = sealing.seal_secret(
+                b"a key", "X25519", keys, f"key_provider/{provider}/client_private_key"
+            )
+            return {name: value, "private_key": sealed}
+
+        return answer
+
+    answers["GET", "/kms/manage/v1/sealing-key"] = lambda _host: {
+        "suite": "X25519",
+        "public_key": key.public_bytes(),
+    }
+    answers["POST", f"{base}/client-certificate"] = made("certificate", client.pem)
+    answers["POST", f"{base}/csr"] = made("csr", EK.request())
+    answers["GET", f"{base}/peer-certs"] = lambda _host: [{"server_name": "kms1", "certificate": OTHER.pem}]
+    answers["GET", "/kms/manage/v1/status"] = lambda _host: {"health": "OK", "details": [], "providers": {}}
+
+
+def key_providers(site: Site) -> None:
+    authority(site)
+    wanted = {"cluster": CLUSTER, "name": "finance", "primary_key_id": "1"}
+    site.converges("key_provider", **wanted, servers=[SERVER])
+    site.stays("key_provider", **wanted, servers=[{**SERVER, "port": 5696}], description="")
+    second = {"name": "kms2", "address": "192.0.2.7", "port": 15696}
+    more = {"kmip_username": "ti", "connection_timeout": 7, "description": "for finance"}
+    site.converges("key_provider", **wanted, servers=[SERVER, second], **more)
+    site.converges("key_provider", **wanted, servers=[SERVER, second], proxy={"address": "proxy.example"})
+    site.converges("key_provider", **wanted, servers=[SERVER, second], required_userspace="verity")
+    site.stays("key_provider", **wanted, servers=[SERVER, second])
+    site.converges("key_provider", **{**wanted, "primary_key_id": "2"}, servers=[SERVER])
+    (found,) = site.ok("key_provider_info", cluster=CLUSTER, names=["finance"])["key_providers"]
+    assert (found["master_key_id"], found["required_userspace"]) == ("2", "verity")
+    assert found["key_server"]["kmip_server"]["username"] == "ti"
+    assert found["key_server"]["proxy_server"] == {"hostname": "proxy.example", "port": 1080}
+    site.converges("key_provider", cluster=CLUSTER, name="finance", state="absent")
+
+
+def provider_trust(site: Site) -> None:
+    authority(site)
+    site.converges("key_provider", cluster=CLUSTER, name="finance", primary_key_id="1", servers=[SERVER])
+    answer_for_providers(site, "finance")
+    one = {"cluster": CLUSTER, "provider": "finance"}
+
+    site.converges("key_provider_peer_certificates", **one, certificates=[VENDOR.pem, OTHER.pem])
+    site.stays("key_provider_peer_certificates", **one, certificates=[reformatted(OTHER.pem) + VENDOR.pem])
+    found = site.ok("key_provider_peer_certificates_info", **one)["peer_certificates"]
+    assert [(row["server_name"], row["trusted"]) for row in found["current"]] == [("kms1", True)]
+    assert len(found["trusted"]) == 2
+
+    site.converges("key_provider_client_certificate", **one, method="self_signed")
+    site.converges("key_provider_client_certificate", **one, certificate=OTHER.pem, method="signed",
+                   private_key=OTHER.key_pem)  # fmt: skip
+    site.stays("key_provider_client_certificate", **one, method="csr")
+    request = site.ok("key_provider_client_certificate", **one, method="csr", force=True)
+    assert request["changed"] and "BEGIN CERTIFICATE REQUEST" in request["csr"]
+    assert site.stays("key_provider_client_certificate", **one, method="csr")["csr"] == request["csr"]
+    site.converges("key_provider_client_certificate", **one, method="signed", certificate=EK.pem)
+    site.stays("key_provider_client_certificate", **one, method="signed", certificate=reformatted(EK.pem))
+    known = site.ok("key_provider_client_certificate_info", **one)["client_certificate"]
+    assert known == {"certificate": EK.pem, "csr": None}
+
+    password = "a password of the key server"
+    result = site.converges("key_provider_credential", **one, kmip_password=password)
+    assert password not in json.dumps(result)
+    assert site.ok("key_provider_credential", **one, kmip_password=password, update="always")["changed"]
+
+
+def services(site: Site) -> None:
+    authority(site)
+    site.api.nodes.answers["GET", "/attestation/manage/v1/status"] = lambda _host: {
+        "health": "OK",
+        "details": [],
+    }
+    status = site.ok("service_status_info", cluster=CLUSTER)
+    assert (status["attestation"]["health"], status["kms"]["health"]) == ("OK", "ERROR")
+    rows = site.ok("trust_authority_host_info", clusters=[CLUSTER])["trust_authority_hosts"]
+    assert [row["attestation"]["address"]["hostname"] for row in rows] == ["ta1", "ta2"]
+    assert rows[0]["kms"]["trusted_CA"]["cert_chain"] == [VENDOR.pem]
+    assert site.ok("trust_authority_host_info", clusters=["unknown"])["trust_authority_hosts"] == []
+
+
+def registrations(site: Site) -> None:
+    for kind in ("attestation_service", "kms_service"):
+        site.converges(kind, **SERVICE)
+        site.stays(kind, **{**SERVICE, "trusted_ca": [reformatted(VENDOR.pem)]})
+        site.converges(kind, **{**SERVICE, "service_port": 8443})
+        site.converges(kind, **{**SERVICE, "group": "group-2"})
+        found = site.ok(f"{kind}_info")["services"]
+        assert sorted((row["address"]["port"], row["group"]) for row in found) == [
+            (443, "group-2"),
+            (8443, "group-1"),
+        ]
+        assert "put back" in site.refused(kind, **{**SERVICE, "trusted_ca": ["no certificate"]})
+        site.stays(kind, **{**SERVICE, "group": "group-2"})
+        site.converges(kind, address=SERVICE["address"], state="absent")
+
+
+def trusted_clusters(site: Site) -> None:
+    trusted(site)
+    one = {"cluster": TRUSTED, "trust_authority_cluster": "domain-c8"}
+    for kind in ("attestation_service", "kms_service"):
+        site.ok(kind, **SERVICE)
+    site.converges("trusted_cluster", **one)
+    for kind in ("attestation_service", "kms_service"):
+        site.ok(kind, **{**SERVICE, "address": "ta2.example"})
+    result = site.converges("trusted_cluster", **one)
+    assert result["resource"]["kms"] == ["ta1.example:443", "ta2.example:443"]
+    in_use = site.refused("kms_service", **{**SERVICE, "trusted_ca": [OTHER.pem]})
+    assert "Detach it there first" in in_use
+    found = site.ok("trusted_cluster_info", cluster=TRUSTED)["trusted_cluster"]
+    assert {row["address"]["hostname"] for row in found["attestation"]} == {"ta1.example", "ta2.example"}
+    assert found["applied_config"]["health"] == "OK"
+
+    site.stays("trusted_cluster_applied_config", cluster=TRUSTED)
+    site.converges("trusted_cluster_applied_config", cluster=TRUSTED, state="absent")
+    site.converges("trusted_cluster_applied_config", cluster=TRUSTED, state="remediated")
+    site.converges("trusted_cluster", **one, state="absent")
+
+
+def providers_of_hosts(site: Site) -> None:
+    trusted(site)
+    site.converges("trusted_key_provider", name="finance", group="group-1")
+    site.converges("trusted_key_provider", name="sales", group="group-1")
+    site.converges("trusted_key_provider", name="sales", group="group-2", default=True)
+    site.stays("trusted_key_provider", name="sales", group="group-2")
+    found = site.ok("trusted_key_provider_info")["trusted_key_providers"]
+    assert [(row["provider"], row["group"], row["default"]) for row in found] == [
+        ("finance", "group-1", False),
+        ("sales", "group-2", True),
+    ]
+    site.converges("trusted_key_provider", name="finance", state="absent")
+
+
+def agents(site: Site) -> None:
+    trusted(site)
+    answers = site.api.nodes.answers
+    tpm = {"tpm": "tpm0", "active": True, "major_version": 2, "minor_version": 0}
+    names = {"manufacturer": "IBM", "model": "SW", "firmware_version": "1.2"}
+    banks = {"sha256": {"0": "ab" * 32}}
+    key = {"key": DIGEST, "type": "RSA_2048", "identity": True, "ek_digest": DIGEST}
+    areas = {"public_area": "AAAA", "name": "AAAA", "qualified_name": "AAAA", "public_key": EK.public_pem}
+    log = {"type": "EFI_TCG2_EVENT_LOG_FORMAT_TCG_2", "data": "AAAA", "truncated": False, "banks": banks}
+    answers["GET", "/agent/manage/v1/tpm"] = lambda _host: {**tpm, **names, "banks": banks}
+    answers["GET", "/agent/manage/v1/tpm/endorsement-keys"] = lambda _host: {
+        "endorsement_keys": [{**key, **areas}]
+    }
+    answers["GET", "/agent/manage/v1/tpm/event-log"] = lambda _host: log
+    answers["GET", "/agent/manage/v1/status"] = lambda _host: {
+        "state": "ATTESTED",
+        "attestations": [],
+        "base_image": "2026.11",
+    }
+    answers["POST", "/agent/manage/v1/key-check"] = lambda body: {"result": body["provider"] or "OK"}
+    image = "/agent/manage/v1/base-image?image_version=2026.11"
+    answers["GET", image] = lambda _host: {"image_version": "2026.11"}
+    answers["GET", f"{image}&display_name=Host+one"] = lambda _host: {"display_name": "Host one"}
+    site.api.nodes.down = {"host2"}
+
+    (found,) = site.ok("host_tpm_info", host="host1", gather=["endorsement_keys", "event_log"])["tpms"]
+    assert found["endorsement_keys"][0]["public_key"] == EK.public_pem
+    assert (found["tpm"], found["event_log"]["data"]) == ("tpm0", "AAAA")
+    states = site.ok("attestation_info")["hosts"]
+    assert [(row["name"], row["attestation"]) for row in states] == [
+        ("host1", "ATTESTED"),
+        ("host2", "UNREACHABLE"),
+    ]
+    states = site.ok("attestation_info", hosts=["host-2", "host9"])["hosts"]
+    assert [(row["name"], row["reason"]) for row in states] == [
+        ("host2", "unreachable"),
+        ("host9", "host_unknown"),
+    ]
+    assert site.ok("key_check_info", host="host1")["key_check"]["result"] == "OK"
+    assert site.ok("key_check_info", host="host1", provider="denied")["key_check"]["result"] == "denied"
+    version = {"host": "host1", "version": "2026.11"}
+    assert site.ok("host_base_image_info", **version)["base_image"] == {"image_version": "2026.11"}
+    named = site.ok("host_base_image_info", **version, display_name="Host one")
+    assert named["base_image"] == {"display_name": "Host one"}
+
+
+def principal(site: Site) -> None:
+    found = site.ok("principal_info")["principal"]
+    assert found["issuer"] == "https://manager.example/"
+    assert found["certificates"][0]["cert_chain"] == [SIGNER.pem]
+
+
+SCENARIOS = {
+    "clusters": Scenario("trust_authority", clusters),
+    "hosts": Scenario("workload", hosts),
+    "principals": Scenario("trust_authority", principals),
+    "scopes": Scenario("trust_authority", scopes),
+    "denied hosts": Scenario("trust_authority", denied_hosts),
+    "vendors": Scenario("trust_authority", vendors),
+    "endorsement keys": Scenario("trust_authority", endorsement_keys),
+    "TPM settings": Scenario("trust_authority", tpm_settings),
+    "base images": Scenario("trust_authority", base_images),
+    "key providers": Scenario("trust_authority", key_providers),
+    "trust of providers": Scenario("trust_authority", provider_trust),
+    "services": Scenario("trust_authority", services),
+    "registrations": Scenario("workload", registrations),
+    "trusted clusters": Scenario("workload", trusted_clusters),
+    "providers of hosts": Scenario("workload", providers_of_hosts),
+    "agents": Scenario("workload", agents),
+    "principal": Scenario("workload", principal),
+}
