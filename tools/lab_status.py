@@ -24,7 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # The collection's own client is used; Ansible finds collections in these folders, and so does this program.
-sys.path[:0] = os.environ.get("ANSIBLE_COLLECTIONS_PATH", str(ROOT / "build" / "collections")).split(os.pathsep)
+COLLECTIONS = os.environ.get("ANSIBLE_COLLECTIONS_PATH", str(ROOT / "build" / "collections"))
+sys.path[:0] = COLLECTIONS.split(os.pathsep)
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (  # noqa: E402
     ApiError,
@@ -97,7 +98,8 @@ def trusted_hosts(session: ManagementClient | None, names: list[str], problem: s
     """All trusted hosts; UNREACHABLE where the manager cannot be asked."""
     if session is None:
         return [
-            row(name, "trusted_host", problem, attestation="UNREACHABLE", key_check="unreachable") for name in names
+            row(name, "trusted_host", problem, attestation="UNREACHABLE", key_check="unreachable")
+            for name in names
         ]
     ids = {entry["name"]: entry["host"] for entry in session.call(Call("GET", "/vcenter/host"))}
 
@@ -141,8 +143,9 @@ def trust_authority_host(address: str, authority: Path) -> str:
             connection.close()
         if status != http.client.OK:
             return f"{service} answers with HTTP {status}"
-        if certificate and ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time() + SOON:
-            return f"service up; its certificate expires on {certificate['notAfter']}: run site.yml"
+        end = str(certificate["notAfter"]) if certificate else ""
+        if end and ssl.cert_time_to_seconds(end) < time.time() + SOON:
+            return f"service up; its certificate expires on {end}: run site.yml"
     return "service up"
 
 
@@ -164,7 +167,8 @@ def collect(source: str) -> list[dict[str, Any]]:
     authorities = folder.parent / "trust" / "authorities"
 
     def members(group: str) -> list[str]:
-        return inventory.get(group, {}).get("hosts", [])
+        found: list[str] = inventory.get(group, {}).get("hosts", [])
+        return found
 
     authority_manager, workload_manager = (
         members("trust_authority_manager")[0],
@@ -195,7 +199,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [heads, *(tuple(entry[key] or "-" for key in keys) for entry in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
@@ -225,7 +230,8 @@ def main() -> int:
         "--wait", type=int, default=0, metavar="SECONDS", help="give hosts that long to become attested"
     )
     arguments = parser.parse_args()
-    source = arguments.inventory or str(ROOT / "build" / "labs" / (arguments.lab or "lab") / "inventory" / "hosts.yml")
+    of_lab = ROOT / "build" / "labs" / (arguments.lab or "lab") / "inventory" / "hosts.yml"
+    source = arguments.inventory or str(of_lab)
     if not os.path.exists(source):
         print(f"there is no lab at {source}: run 'make lab' first", file=sys.stderr)
         return 1

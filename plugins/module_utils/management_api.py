@@ -49,7 +49,13 @@ class Call:
 
 
 def path(template: str, **names: str) -> str:
-    """Fill `{name}` places of a path template; every name is quoted, slashes included."""
+    """Fill `{name}` places of a path template; every name is quoted, slashes included.
+
+    Raises ApiError for a name that would make another path of it.
+    """
+    for key, value in names.items():
+        if value in ("", ".", ".."):
+            raise ApiError(f"{key}: {value!r} cannot be a name")
     return template.format(**{key: quote(value, safe="") for key, value in names.items()})
 
 

@@ -106,8 +106,8 @@ class EvidenceClaims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     pcr_values: dict[
-        Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$")],
-        Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){20,64}$")],
+        Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$(?!\n)")],
+        Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2}){20,64}$(?!\n)")],
     ] = {}
 
 

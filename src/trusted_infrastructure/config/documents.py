@@ -2,8 +2,9 @@
 """The typed documents that managers replicate to hosts and that services read. Pure: no I/O.
 
 A document is {kind, id, generation, content}. The content of each kind is one struct below; `null` content
-says that the document was deleted (the generation stays, so that an old copy cannot come back). PROTOCOL 1, 2.
-Unknown fields are refused on the way in: a document that means more than this release understands is not used.
+says that the document was deleted (the generation stays, so that an old copy cannot come back). PROTOCOL 1,
+2. Unknown fields are refused on the way in: a document that means more than this release understands is not
+used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import msgspec
 from trusted_infrastructure.refusal import InvalidField
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Hex256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+# `$(?!\n)`: `$` alone also matches before a final newline, and a digest that ends with one equals no digest.
+Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -43,7 +45,8 @@ class NetworkAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A secret, HPKE-sealed for each host that may open it. PROTOCOL 2.
 
-    digest: SHA-256 over a random salt and the secret, hex, for comparison without opening ("salt:digest").
+    digest: "salt:digest" (hex), scrypt over a random salt and the secret, to compare without opening; slow on
+    on purpose, because managers see it. See `sealing.secret_matches`.
     sealed: host name -> HPKE ciphertext for that host's configuration key. suite: name from `sealing.SUITES`.
     """
 
@@ -52,7 +55,7 @@ class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: dict[str, bytes]
 
 
-# ---- Trust Authority side -----------------------------------------------------------------------------------
+# ---- Trust Authority side
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +128,7 @@ class DeniedHost(Content, frozen=True):
 
 
 class CaCertificate(Content, frozen=True):
-    """A TPM vendor's CA. cert_chain: PEM, root first. eku_exception: EK certificates of this CA have no EKU."""
+    """A TPM vendor's CA. cert_chain: PEM, root first. eku_exception: its EK certificates have no EKU."""
 
     cert_chain: Annotated[list[str], msgspec.Meta(min_length=1)]
     eku_exception: bool = False
@@ -173,11 +176,11 @@ class BaseImage(Content, frozen=True):
     """
 
     image_version: Annotated[
-        str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+        str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)")
     ]
     display_name: Name
     bank: Literal["sha256", "sha384", "sha512"]
-    pcrs: dict[Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$")], ReferencePcr]
+    pcrs: dict[Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$(?!\n)")], ReferencePcr]
     userspace: Literal["verity", "ima", "none"] = "none"
 
 
@@ -193,7 +196,8 @@ class KeyProvider(Content, frozen=True):
 
     connection_timeout: seconds. client_certificate: PEM. client_private_key, password: sealed to the hosts.
     csr: outstanding request (PEM), csr_private_key: its key. trusted_certificates: PEM of what the key
-    servers must present (CA or leaf); nothing is trusted until set. primary_key_check_value: hex, see wrapping.
+    servers must present (CA or leaf); nothing is trusted until set. primary_key_check_value: hex, see
+    wrapping.
     required_userspace: coverage that a token must state.
     """
 
@@ -213,7 +217,7 @@ class KeyProvider(Content, frozen=True):
     required_userspace: Literal["verity", "ima", "none"] = "none"
 
 
-# ---- workload side ------------------------------------------------------------------------------------------
+# ---- workload side
 
 
 class RegisteredService(Content, frozen=True):
@@ -226,7 +230,7 @@ class RegisteredService(Content, frozen=True):
 
 
 class HostAssertion(Content, frozen=True):
-    """id "assertion". The workload manager vouches for this host. host: its id; assertion: JWT. PROTOCOL 3.0."""
+    """id "assertion". The workload manager vouches for this host (its id) with a JWT. PROTOCOL 3.0."""
 
     host: Name
     scope: Name

@@ -24,7 +24,7 @@ MAX_SIZE = 16384
 SKEW = 60
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-Hex256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

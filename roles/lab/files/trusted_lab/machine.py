@@ -12,8 +12,8 @@ from .report import Report
 
 _CAP_SYS_RESOURCE = 24
 _INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
-# The kernel's default is 128 for all that root runs; a host's systemd takes about ten, and one that gets none hangs
-# while it boots. This is enough for a few dozen hosts.
+# The kernel's default is 128 for all that root runs; a host's systemd takes about ten, and one that gets none
+# hangs while it boots. This is enough for a few dozen hosts.
 _WANTED_INSTANCES = 2048
 
 

@@ -33,7 +33,7 @@ from trusted_infrastructure.manager.vapi.structure import (
 
 SERVICE = f"{TRUST}.clusters.hosts"
 PATH = f"{TRUST_PATH}/clusters/{{cluster}}/hosts"
-EK_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+EK_DIGEST = re.compile(r"^[0-9a-f]{64}$(?!\n)")
 
 
 class CreateSpec(Structure, frozen=True):

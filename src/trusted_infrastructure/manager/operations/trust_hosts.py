@@ -30,7 +30,7 @@ LONG = 50.0
 
 State = Literal["ATTESTED", "FAILED", "EXPIRED", "UNREACHABLE"]
 ImageVersion = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)")
 ]
 
 

@@ -23,7 +23,7 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Timestamp = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z$",
+        pattern=r"^[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z$(?!\n)",
         extra_json_schema={"format": "date-time", "example": "2026-01-31T12:00:00.000Z"},
     ),
 ]
@@ -33,7 +33,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 NAME_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\?#%]")
 MISSING = "Object missing required field `"
 UNKNOWN = "Object contains unknown field `"
-DNS_NAME = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,240}[A-Za-z0-9_])?$")
+DNS_NAME = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,240}[A-Za-z0-9_])?$(?!\n)")
 
 
 class FieldError(ValueError):
