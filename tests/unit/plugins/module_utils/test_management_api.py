@@ -103,7 +103,7 @@ def test_login_sends_the_password_in_utf8_and_only_then(wire: Wire) -> None:
         "DELETE https://manager.example:443/api/session",
     ]
     login, call, logout = wire.requests
-    encoded = login.get_header("Authorization").removeprefix("Basic ")
+    encoded = login.get_header("Authorization").removeprefix(b"Basic ")
     assert base64.b64decode(encoded).decode("utf-8") == f"admin:{PASSWORD}"
     assert login.get_header("Vmware-api-session-id") is None
     for request in (call, logout):
