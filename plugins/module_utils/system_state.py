@@ -280,7 +280,11 @@ class Link:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         os.symlink(self.target, temporary)
-        os.rename(temporary, self.path)
+        try:
+            os.rename(temporary, self.path)
+        except OSError:
+            os.unlink(temporary)
+            raise
 
 
 @dataclass(frozen=True)
@@ -417,6 +421,11 @@ def _shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def _label(part: Part) -> str:
+    names = part.names if isinstance(part, Packages) else [part.name if isinstance(part, (Group, User)) else part.path]
+    return " ".join([type(part).__name__.lower(), *names])
+
+
 def _must(result: tuple[int, str, str], part: str) -> None:
     code, out, err = result
     if code != 0:
@@ -438,7 +447,7 @@ def converge(
             if difference is not None and not check:
                 part.apply(run)
         except OSError as error:
-            raise StateError(f"{error.filename or part}: {error.strerror}") from error
+            raise StateError(f"{_label(part)}: {error.strerror}") from error
         if difference is None:
             continue
         found.append(difference)

@@ -14,7 +14,7 @@ Start = Callable[..., int]
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Run the scenarios with commands that only answer: `failing` names those that fail."""
 
-    def started(*failing: str, left: tuple[str, ...] = (), interrupt: str = "") -> int:
+    def started(*failing: str, left: tuple[str, ...] = (), interrupt: str = "", keep: bool = False) -> int:
         def run(lab: str, *command: str) -> int:
             assert lab == "test-lab"
             calls.append(command[-1])
@@ -25,7 +25,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(scenarios, "run", run)
         monkeypatch.setattr(scenarios, "left_behind", lambda lab: list(left))
         monkeypatch.setattr(scenarios, "scenario_names", lambda: ["trusted", "failover", "tamper"])
-        monkeypatch.setattr(sys, "argv", ["scenarios.py", "test-lab"])
+        monkeypatch.setattr(sys, "argv", ["scenarios.py", *(["--keep"] if keep else []), "test-lab"])
         return scenarios.main()
 
     return started
@@ -50,9 +50,11 @@ def test_all_pass(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     assert last_line(capsys) == "3 passed, 0 failed"
 
 
-def test_one_fails_and_the_next_still_runs(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_fails_is_put_back_and_the_next_still_runs(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert start("failover") == 1
-    assert calls == ["trusted", "failover", "tamper", *DESTROYED]
+    assert calls == ["trusted", "failover", "failover", "tamper", *DESTROYED]
     assert last_line(capsys) == "2 passed, 1 failed"
 
 
@@ -78,3 +80,26 @@ def test_interrupt_removes_the_lab(start: Start) -> None:
     with pytest.raises(KeyboardInterrupt):
         start(interrupt="failover")
     assert calls == ["trusted", "failover", *DESTROYED]
+
+
+def test_lab_is_kept_where_that_is_asked(start: Start) -> None:
+    assert start("failover", keep=True) == 1
+    assert calls == ["trusted", "failover", "failover", "tamper"]
+
+
+def test_steps_are_timed_by_name() -> None:
+    times = iter([0.0, 1.0, 3.5, 4.0, 10.0, 20.0, 21.0])
+    stages = scenarios.Stages(lambda: next(times))
+    log = """INFO     [tamper > discovery] scenario test matrix: side_effect tamper.yml, verify refused.yml
+INFO     [default > create] Executing
+INFO     [default > create] Executed: Skipped (Skipping, instances already created.)
+INFO     [tamper > side_effect] Executing
+PLAY [A boot file changes]
+INFO     [tamper > side_effect] Executed: Successful
+INFO     [tamper > verify] Executing
+ERROR    [tamper > verify] Executed: Failed"""
+    assert [said for said in map(stages.line, log.splitlines()) if said] == [
+        "--- default: create: skipped, 2.5 s",
+        "--- tamper: side_effect tamper.yml: successful, 6.0 s",
+        "--- tamper: verify refused.yml: failed, 1.0 s",
+    ]

@@ -24,7 +24,8 @@ from trusted_infrastructure.identity.pem import certificate_pem
 from trusted_infrastructure.refusal import Unavailable
 
 ROTATION = 86_400
-KEY_SET_LIFETIME = 3_600
+# Longer than any token: a key provider service goes on verifying the tokens of a peer that is down.
+KEY_SET_LIFETIME = tokens.MAX_TOKEN_LIFETIME + 3_600
 # Signing reads files; a key set is asked for by every agent and key provider.
 KEY_SET_REUSE = 60
 

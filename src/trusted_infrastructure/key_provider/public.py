@@ -25,9 +25,9 @@ from trusted_infrastructure.key_provider.authorization import (
     authorize,
 )
 from trusted_infrastructure.key_provider.host_state import HostState
-from trusted_infrastructure.key_provider.rate_limit import RateLimit
 from trusted_infrastructure.key_provider.release import ReleasedKey, ResponseKey, answer, make_key, open_key
 from trusted_infrastructure.messages import KeyAnswer
+from trusted_infrastructure.rate_limit import RateLimit
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tokens import TokenClaims, unverified_kid
 from trusted_infrastructure.transport import JSONAnswer

@@ -29,10 +29,10 @@ from trusted_infrastructure.key_provider.host_state import HostState, IdentityFi
 from trusted_infrastructure.key_provider.management import ManagementRoutes
 from trusted_infrastructure.key_provider.providers import PoolFactory, PrimaryKeys, open_pools
 from trusted_infrastructure.key_provider.public import KeyRoutes
-from trusted_infrastructure.key_provider.rate_limit import RateLimit
 from trusted_infrastructure.key_provider.release import ResponseKey
 from trusted_infrastructure.key_provider.sealing_key_file import load_or_make
 from trusted_infrastructure.key_provider.security_generations import SecurityGenerations
+from trusted_infrastructure.rate_limit import RateLimit
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.settings import ServiceSettings, group_id, load_settings
 from trusted_infrastructure.transport import (

@@ -394,7 +394,7 @@ def test_a_fault_is_a_refusal(service: Service, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rate_limit_for_each_endorsement_key(service: Service) -> None:
-    from trusted_infrastructure.key_provider.rate_limit import RateLimit
+    from trusted_infrastructure.rate_limit import RateLimit
 
     routes: Any = service.parts.public.routes[1]
     routes.endpoint.__self__._limit = RateLimit(0.001, 2, lambda: 0.0)

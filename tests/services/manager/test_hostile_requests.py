@@ -225,7 +225,8 @@ def test_methods_that_a_path_does_not_have(operation, sides) -> None:
             continue
         response = api.request(method, path)
         assert response.status_code in {400, 404}
-        check(api, response, (method, path))
+        if method != "HEAD":
+            check(api, response, (method, path))
 
 
 @cases([item for item in TABLE if not item.public])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask key provider services for a key with what somebody else was given. For scenarios; runs on a trusted host.
+"""Ask key provider services for a key with what somebody else was given. Runs on a trusted host.
 
 stdin: {"ca": path of a PEM file, "attempts": {name: attempt}}. An attempt:
   url     of the key provider service, with the action

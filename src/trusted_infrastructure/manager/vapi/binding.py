@@ -77,7 +77,10 @@ def query_values(operation: AnyOperation, query: Sequence[tuple[str, str]]) -> d
             inner[name] = parameter(name, given, exploded[name])
         elif name not in {TASK_PARAMETER, ACTION_PARAMETER}:
             known = ", ".join(sorted([*direct, *exploded])) or "none"
-            raise InvalidArgument(name[:80], f"is not a query parameter of this operation; it has: {known}")
+            raise InvalidArgument(
+                name[:80] or "query",
+                f"{'' if name else 'a parameter without a name '}is not a query parameter of this operation; it has: {known}",
+            )
     if operation.query is not None and (inner or not optional(operation.input, operation.query)):
         values[operation.query] = inner
     return values

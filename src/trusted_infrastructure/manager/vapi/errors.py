@@ -13,6 +13,9 @@ import msgspec
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
 
+TEXT_LIMIT = 1500
+ARGUMENT_LIMIT = 300
+
 
 class LocalizableMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message for people, and its stable id for machines. `args` are the variable parts, as text."""
@@ -31,10 +34,18 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def message(text: str, identifier: str = "message", *args: str) -> LocalizableMessage:
-    """A message of this project: id "trusted.infrastructure.<identifier>"."""
+    """A message of this project: id "trusted.infrastructure.<identifier>". Texts may repeat what a caller
+    sent, so they are cut at a limit."""
     return LocalizableMessage(
-        id=f"trusted.infrastructure.{identifier}", default_message=text, args=list(args)
+        id=f"trusted.infrastructure.{identifier}",
+        default_message=shortened(text, TEXT_LIMIT),
+        args=[shortened(argument, ARGUMENT_LIMIT) for argument in args],
     )
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, cut at `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class VapiError(Exception):

@@ -59,8 +59,10 @@ class Router:
 
 
 def split(path: str) -> list[str]:
-    """Segments of a path; slashes at its ends do not count."""
-    return path.strip("/").split("/") if path.strip("/") else []
+    """Segments of a path. One slash at each end does not count; further ones make empty segments, which
+    nothing has: what a proxy in front takes for another path must not be this one."""
+    inner = path.removeprefix("/").removesuffix("/")
+    return inner.split("/") if inner else []
 
 
 def matched(template: Sequence[str], parts: Sequence[str]) -> dict[str, str] | None:
