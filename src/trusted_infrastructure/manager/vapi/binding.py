@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -18,6 +19,7 @@ ACTION_PARAMETER = "action"
 # vSphere's own pages disagree on the spelling of this one field: both are taken, the first is given.
 ALIASES = {"trusted_ca": "trusted_CA"}
 DEPTH_LIMIT = 20
+NUMBER = re.compile(r"-?[0-9]{1,11}")
 
 
 def bind(
@@ -111,7 +113,7 @@ def scalar(name: str, text: str, wanted: Any) -> Any:
             raise InvalidArgument(name, f"must be true or false, not {text[:40]!r}")
         return text == "true"
     if wanted is int:
-        if not text.lstrip("-").isdecimal() or len(text) > 12:
+        if not NUMBER.fullmatch(text):
             raise InvalidArgument(name, f"must be a number, not {text[:40]!r}")
         return int(text)
     return text
