@@ -36,7 +36,6 @@ from typing import Literal
 
 from trusted_infrastructure.config.documents import BaseImage, ReferenceEvent, ReferencePcr
 from trusted_infrastructure.refusal import InvalidField, Refusal
-from trusted_infrastructure.tpm.algorithms import HASHES_BY_NAME
 from trusted_infrastructure.tpm.event_log import Event, EventLog, initial_value, replay
 
 Userspace = Literal["verity", "ima", "none"]
@@ -161,8 +160,8 @@ def userspace_of(log: EventLog, bank: str) -> Userspace:
     """`verity` when a command line in the log, whose content hashes to its digest, holds a root hash."""
     for pcr in sorted(_COMMAND_LINE_PCRS):
         for event in log.events_of(pcr):
-            measured = HASHES_BY_NAME[bank].digest(event.data) == event.digests.get(bank)
-            if (measured or event.digest_verified(bank)) and _holds_root_hash(event.data):
+            measured = event.measured_content(bank)
+            if measured is not None and _holds_root_hash(measured):
                 return "verity"
     return "none"
 

@@ -63,6 +63,8 @@ PEM_ONE, PEM_TWO = armoured("CERTIFICATE", ONE), armoured("CERTIFICATE", TWO)
         ([base64.encodebytes(ONE).decode()], [PEM_ONE]),
         # What the server has to refuse gets there as it is.
         (["no certificate"], ["no certificate"]),
+        (["text"], ["text"]),
+        (["MI!"], ["MI!"]),
         ([""], [""]),
         (["-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"],) * 2,
         (["-----BEGIN CERTIFICATE-----\nAAAA\n"],) * 2,

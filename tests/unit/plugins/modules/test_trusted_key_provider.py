@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Trusted key providers of the workload side, and which one is the default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
+from ansible_collections.trusted.infrastructure.plugins.modules.trusted_key_provider import plan, read
+
+RESOURCE = "/trust/trusted-key-providers"
+ONE = f"{RESOURCE}/p"
+PLAIN = {"provider": "p", "group": "g", "default": False}
+DEFAULT = {**PLAIN, "default": True}
+DELETE = Call("DELETE", ONE, task=True)
+
+
+def patch(**changes: Any) -> tuple[Call, ...]:
+    return (Call("PATCH", ONE, changes, task=True),)
+
+
+def create(body: Any) -> tuple[Call, ...]:
+    return (Call("POST", RESOURCE, body, task=True),)
+
+
+@pytest.mark.parametrize(
+    "current, has_default, group, default, state, after, calls",
+    [
+        (None, True, "g", False, "present", PLAIN, create(PLAIN)),
+        (None, True, "g", True, "present", DEFAULT, create(DEFAULT)),
+        # The first one becomes the default by itself.
+        (None, False, "g", False, "present", DEFAULT, create(PLAIN)),
+        (PLAIN, True, "g", False, "present", PLAIN, ()),
+        (PLAIN, True, "g", True, "present", DEFAULT, patch(default=True)),
+        (DEFAULT, True, "g", True, "present", DEFAULT, ()),
+        # Nothing stops being the default by not being named.
+        (DEFAULT, True, "g", False, "present", DEFAULT, ()),
+        (DEFAULT, True, "h", False, "present", {**DEFAULT, "group": "h"}, patch(group="h")),
+        (PLAIN, True, "h", True, "present", {**DEFAULT, "group": "h"}, patch(group="h", default=True)),
+        (None, True, None, False, "absent", None, ()),
+        (PLAIN, True, None, False, "absent", None, (DELETE,)),
+    ],
+)
+def test_plan(
+    current: Any, has_default: bool, group: Any, default: bool, state: str, after: Any, calls: Any
+) -> None:
+    planned = plan(current, has_default, "p", group, default, state)
+    assert (planned.before, planned.after, planned.calls) == (current, after, calls)
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([], (None, False)),
+        ([PLAIN], (PLAIN, False)),
+        ([DEFAULT], (DEFAULT, True)),
+        ([{**DEFAULT, "provider": "q"}], (None, True)),
+        ([{**DEFAULT, "provider": "q"}, PLAIN], (PLAIN, True)),
+    ],
+)
+def test_read(client: Any, rows: Any, expected: Any) -> None:
+    with client({("GET", RESOURCE): rows}) as session:
+        assert read(session, "p") == expected
