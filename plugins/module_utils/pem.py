@@ -29,7 +29,7 @@ def certificates(texts: t.Iterable[str]) -> list[str]:
     found: list[str] = []
     for text in texts:
         blocks = [_normal(CERTIFICATE, body) for body in _bodies(CERTIFICATE, text)]
-        # "MI" is how base64 of any certificate begins: a sequence of more than 255 bytes.
+        # "MI" is how base64 of any certificate begins: a sequence of more than 127 bytes.
         if not blocks and text.strip().startswith("MI"):
             blocks = [_normal(CERTIFICATE, text)]
         found += [block if block is not None else text for block in blocks or [None]]

@@ -422,7 +422,11 @@ def _shown(text: str) -> str:
 
 
 def _label(part: Part) -> str:
-    names = part.names if isinstance(part, Packages) else [part.name if isinstance(part, (Group, User)) else part.path]
+    names = (
+        part.names
+        if isinstance(part, Packages)
+        else [part.name if isinstance(part, (Group, User)) else part.path]
+    )
     return " ".join([type(part).__name__.lower(), *names])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cluster
-short_description: Make or remove a cluster
+short_description: Make, repair or remove a cluster
 version_added: 0.1.0
 author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
@@ -23,9 +23,12 @@ options:
     type: str
     required: true
   state:
-    description: Whether the cluster is to be there.
+    description:
+      - Whether the cluster is to be there.
+      - V(remediated) makes it too, and brings those of its hosts that differ to the configuration that is wanted. It is
+        for managers of this collection, and what a run begins with that follows one that did not reach every host.
     type: str
-    choices: [present, absent]
+    choices: [present, remediated, absent]
     default: present
 """
 
@@ -46,6 +49,11 @@ EXAMPLES = r"""
       password: "{{ vault_administrator_password }}"
       ca_path: trust/authorities/workload.pem
   block:
+    - name: Hosts that missed a change get it now
+      trusted.infrastructure.cluster:
+        name: trusted-cluster
+        state: remediated
+
     - name: A cluster without hosts goes
       trusted.infrastructure.cluster:
         name: old-cluster
@@ -54,7 +62,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resource:
-  description: The cluster as it is after the module, or would be in check mode; none when it is absent.
+  description:
+    - The cluster as it is after the module, or would be in check mode; none when it is absent.
+    - RV(resource.health) is there with O(state=remediated) for a cluster that was there before.
   type: dict
   returned: always
   sample: {"name": "trusted-cluster", "cluster": "domain-c1"}
@@ -75,23 +85,34 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 
-def read(client: ManagementClient, name: str) -> State:
-    """The cluster of that name, or None."""
+CLUSTER = "/trust/clusters/{cluster}"
+
+
+def read(client: ManagementClient, name: str, state: str) -> State:
+    """The cluster of that name, or None. With its health, where that matters."""
     rows = client.call(Call("GET", "/vcenter/cluster", query=(("names", name),)))
-    return {"name": rows[0]["name"], "cluster": rows[0]["cluster"]} if rows else None
+    if not rows:
+        return None
+    found = {"name": rows[0]["name"], "cluster": rows[0]["cluster"]}
+    if state == "remediated":
+        status = client.call(Call("GET", path(CLUSTER + "/status", cluster=found["cluster"]), task=True))
+        found["health"] = status["health"]
+    return found
 
 
 def plan(current: State, name: str, state: str) -> Plan:
-    """Calls that make or remove the cluster."""
-    if state == "present":
-        if current is not None:
-            return Plan(current, current)
-        return Plan(None, {"name": name}, (Call("POST", "/trust/clusters", {"name": name}),))
+    """Calls that make, repair or remove the cluster."""
+    if state == "absent":
+        if current is None:
+            return Plan(None, None)
+        return Plan(current, None, (Call("DELETE", path(CLUSTER, cluster=current["cluster"])),))
     if current is None:
-        return Plan(None, None)
-    return Plan(
-        current, None, (Call("DELETE", path("/trust/clusters/{cluster}", cluster=current["cluster"])),)
-    )
+        return Plan(None, {"name": name}, (Call("POST", "/trust/clusters", {"name": name}),))
+    if state == "remediated" and current["health"] == "ERROR":
+        query = (("action", "remediate"),)
+        call = Call("POST", path(CLUSTER, cluster=current["cluster"]), query=query, task=True)
+        return Plan(current, {**current, "health": "OK"}, (call,))
+    return Plan(current, current)
 
 
 def main() -> t.NoReturn:
@@ -99,12 +120,12 @@ def main() -> t.NoReturn:
         argument_spec={
             **connection_arguments(),
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "remediated", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )
     name, state = module.params["name"], module.params["state"]
-    run(module, lambda client: read(client, name), lambda current: plan(current, name, state))
+    run(module, lambda client: read(client, name, state), lambda current: plan(current, name, state))
 
 
 if __name__ == "__main__":

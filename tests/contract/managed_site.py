@@ -33,7 +33,7 @@ UNKNOWN = ("<new>", "<changed>")
 
 
 class Door:
-    """In place of Ansible's `Request`: a module's request goes to a manager, and is compared with its table."""
+    """In place of Ansible's `Request`: requests go to a manager, and are compared with its table."""
 
     def __init__(self, api: Api) -> None:
         self.api = api

@@ -80,6 +80,20 @@ def trusted(site: Site) -> None:
         )
 
 
+def missed_change(site: Site) -> None:
+    """A host that was away: the run names it, the next one repairs it although nothing else is to be done."""
+    site.stays("cluster", name=CLUSTER, state="remediated")
+    site.api.nodes.down.add("ta2")
+    assert "ta2" in site.refused("trust_authority_cluster", cluster=CLUSTER, state="enabled")
+    assert "ta2" in site.refused("cluster", name=CLUSTER, state="remediated")
+    site.api.nodes.down.clear()
+    site.stays("trust_authority_cluster", cluster=CLUSTER, state="enabled")
+    site.converges("cluster", name=CLUSTER, state="remediated")
+    documents = site.api.nodes.documents
+    assert documents["ta1"] == documents["ta2"]
+    site.converges("trust_authority_cluster", cluster=CLUSTER, state="disabled")
+
+
 def clusters(site: Site) -> None:
     authority(site)
     rows = site.ok("cluster_info", names=[CLUSTER])["clusters"]
@@ -93,6 +107,7 @@ def clusters(site: Site) -> None:
     assert {key: result["resource"][key] for key in times} == times
     site.stays("trust_authority_cluster", cluster=CLUSTER, state="enabled")
     site.converges("trust_authority_cluster", cluster=CLUSTER, state="disabled")
+    missed_change(site)
     assert "ta1" in site.refused("cluster", name=CLUSTER, state="absent")
     for host in ("ta1", "ta2"):
         site.converges("cluster_host", cluster=CLUSTER, name=host, state="absent")
@@ -232,7 +247,7 @@ def base_images(site: Site) -> None:
 
 
 def answer_for_providers(site: Site, provider: str) -> None:
-    """What Key Provider Services answer: keys that are sealed to made-up hosts, and what key servers present."""
+    """What Key Provider Services answer: keys, sealed to made-up hosts, and what key servers present."""
     key = sealing.SealingKey.generate("X25519")
     client = Issuer("client", ca=False)
     base = f"/kms/manage/v1/providers/{provider}"

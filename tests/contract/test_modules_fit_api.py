@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every module, and every call in it, against the manager's own table of operations.
 
-A path that is not there, a task that is none, a field that is not known: each is an error of the manager here.
+A path that is not there, a task that is none, a field that is not known: here each is an error.
 """
 
 from __future__ import annotations

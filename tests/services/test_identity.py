@@ -200,7 +200,7 @@ def test_an_expired_ca_is_named(authority: SideAuthority) -> None:
 
 
 def test_chains_through_intermediates_that_are_given(authority: SideAuthority) -> None:
-    root_key, intermediate_key = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    root_key, intermediate_key = (ec.generate_private_key(ec.SECP384R1()) for _index in range(2))
     root, intermediate = _brought_authority(root_key, intermediate_key)
     key = generate_key()
     leaf = sign_request(
@@ -385,7 +385,7 @@ def test_renewal_is_due_after_two_thirds(authority: SideAuthority) -> None:
 
 
 def test_serial_numbers_and_keys_are_new_each_time(authority: SideAuthority) -> None:
-    leaves = [load_certificate(authority.leaf()[1]) for _ in range(5)]
+    leaves = [load_certificate(authority.leaf()[1]) for _index in range(5)]
     assert len({leaf.serial_number for leaf in leaves}) == 5
     assert create_authority("a", "workload")[0] != create_authority("a", "workload")[0]
 

@@ -111,7 +111,7 @@ def test_too_many_requests_at_once_are_refused_and_the_next_are_served() -> None
     async def several() -> list[int]:
         transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            answers = await asyncio.gather(*(client.get("/slow") for _ in range(5)))
+            answers = await asyncio.gather(*(client.get("/slow") for _index in range(5)))
             return sorted(answer.status_code for answer in [*answers, await client.get("/echo")])
 
     assert asyncio.run(several()) == [200, 200, 200, 503, 503, 503]

@@ -22,7 +22,7 @@ CONNECTION = {"hostname": "manager.example", "username": "administrator", "passw
 
 
 class FakeClient(ManagementClient):
-    """Answers calls from `answers`: (method, path below /api) -> value, error to raise, or function of the call."""
+    """Answers from `answers`: (method, path below /api) -> value, error to raise, or function of the call."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
         super().__init__("manager.example", "administrator", "the-password")
@@ -65,7 +65,9 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     def run(
         module_name: str, fake: FakeClient | None = None, /, *, check: bool = False, **parameters: Any
     ) -> Result:
-        module = importlib.import_module(f"ansible_collections.trusted.infrastructure.plugins.modules.{module_name}")
+        module = importlib.import_module(
+            f"ansible_collections.trusted.infrastructure.plugins.modules.{module_name}"
+        )
         arguments = {**(CONNECTION if fake else {}), **parameters}
         arguments |= {"_ansible_check_mode": check, "_ansible_diff": True}
         if fake is not None:

@@ -58,8 +58,10 @@ class Snapshot:
 
     @overload
     def documents(self, kind: str) -> Mapping[str, Any]: ...
+
     @overload
     def documents(self, kind: str, content: type[T]) -> Mapping[str, T]: ...
+
     def documents(self, kind: str, content: type[Content] = Content) -> Mapping[str, Any]:
         """All documents of a kind, id -> content.
 
@@ -72,8 +74,10 @@ class Snapshot:
 
     @overload
     def get(self, kind: str, document_id: str) -> Any: ...
+
     @overload
     def get(self, kind: str, document_id: str, content: type[T]) -> T | None: ...
+
     def get(self, kind: str, document_id: str, content: type[Content] = Content) -> Any:
         """One document's content, or None when it is not there."""
         return self.documents(kind, content).get(document_id)

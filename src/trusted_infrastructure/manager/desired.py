@@ -57,7 +57,7 @@ def write(connection: sql.Connection, cluster: Cluster, changes: Iterable[Change
     """Writes changes with new generations and returns them. An unchanged content keeps its generation."""
     written = []
     for change in changes:
-        if change.content is not None and type(change.content) is not KINDS[change.kind]:
+        if change.content is not None and not isinstance(change.content, KINDS[change.kind]):
             raise TypeError(f"a {change.kind} document cannot hold {type(change.content).__name__}")
         plain = None if change.content is None else content_of(change.content)
         known = one(connection, cluster, change.kind, change.id, change.host)

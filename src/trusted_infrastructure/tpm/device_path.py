@@ -44,7 +44,7 @@ def file_path(data: bytes) -> str | None:
 def nodes(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """(type, subtype, content) of each node up to the end node. Raises InvalidField (event_log_malformed)."""
     reader = Reader(data, "device_path", order="<", code=_CODE)
-    for _ in range(MAXIMUM_NODES):
+    for _index in range(MAXIMUM_NODES):
         if not reader.remaining:
             return  # some firmware leaves the end node out
         kind, subtype, length = reader.u8("type"), reader.u8("subtype"), reader.u16("length")

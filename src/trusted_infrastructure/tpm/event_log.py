@@ -244,7 +244,7 @@ def _agile_event(
     if count > len(sizes):
         raise _malformed(f"event {index}: has {count} digests: the header names {len(sizes)} algorithms")
     digests: dict[str, bytes] = {}
-    for _ in range(count):
+    for _index in range(count):
         if end - offset < _ALGORITHM.size:
             raise _malformed(f"event {index}: is cut at byte {end}")
         (algorithm,) = _ALGORITHM.unpack_from(data, offset)
@@ -281,7 +281,7 @@ def _specification_id(data: bytes) -> dict[int, tuple[str, int]]:
     if not 1 <= count <= 16:
         raise reader.refusal("numberOfAlgorithms", f"is {count}: expected 1 to 16")
     sizes: dict[int, tuple[str, int]] = {}
-    for _ in range(count):
+    for _index in range(count):
         algorithm, size = reader.u16("algorithmId"), reader.u16("digestSize")
         known = algorithms.HASHES.get(algorithm)
         # Without this, a wrong size would shift every digest of the log.

@@ -113,7 +113,7 @@ def _selections(reader: Reader) -> tuple[tuple[int, tuple[int, ...]], ...]:
     if count > _MAXIMUM_SELECTIONS:
         raise reader.refusal("pcrSelect.count", f"is {count}: expected at most {_MAXIMUM_SELECTIONS}")
     selections = []
-    for _ in range(count):
+    for _index in range(count):
         bank = reader.u16("pcrSelect.hash")
         octets = reader.take(reader.u8("pcrSelect.sizeofSelect"), "pcrSelect.pcrSelect")
         bits = int.from_bytes(octets, "little")

@@ -164,7 +164,7 @@ def signature_database(data: bytes) -> tuple[Signature, ...]:
         if size < 16 or body < 0 or body % size or body // size > _MAXIMUM_SIGNATURES - len(found):
             raise reader.refusal("SignatureListSize", f"{list_size} does not hold entries of {size} bytes")
         reader.take(header_size, "SignatureHeader")
-        for _ in range(body // size):
+        for _index in range(body // size):
             owner = guid(reader.take(16, "SignatureOwner"))
             found.append(Signature(kind, owner, reader.take(size - 16, "SignatureData")))
     return tuple(found)
@@ -210,7 +210,7 @@ def _utf16_end(data: bytes) -> int | None:
 def boot_order(data: bytes) -> tuple[int, ...]:
     """Content of BootOrder: numbers of Boot#### variables."""
     reader = Reader(data, "boot_order", order="<", code=_CODE)
-    return tuple(reader.u16("BootOrder") for _ in range(len(data) // 2))
+    return tuple(reader.u16("BootOrder") for _index in range(len(data) // 2))
 
 
 def image_load(data: bytes) -> ImageLoad:
@@ -239,7 +239,7 @@ def gpt(data: bytes) -> Gpt:
     count = reader.u64("NumberOfPartitions")
     if entry_size < _GPT_ENTRY or count > _MAXIMUM_PARTITIONS:
         raise reader.refusal("NumberOfPartitions", f"{count} entries of {entry_size} bytes are not a GPT")
-    partitions = tuple(_partition(reader.take(entry_size, "Partitions")) for _ in range(count))
+    partitions = tuple(_partition(reader.take(entry_size, "Partitions")) for _index in range(count))
     reader.finish()
     return Gpt(guid(header[56:72]), partitions)
 
@@ -287,7 +287,7 @@ def _handoff_tables(reader: Reader, description: str) -> HandoffTables:
     count = reader.u64("NumberOfTables")
     if count > reader.remaining // 24:
         raise reader.refusal("NumberOfTables", f"is {count}, but only {reader.remaining} bytes are left")
-    tables = tuple((guid(reader.take(16, "VendorGuid")), reader.u64("VendorTable")) for _ in range(count))
+    tables = tuple((guid(reader.take(16, "VendorGuid")), reader.u64("VendorTable")) for _index in range(count))
     reader.finish()
     return HandoffTables(description, tables)
 

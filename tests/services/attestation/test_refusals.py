@@ -578,7 +578,7 @@ def test_credential_does_not_open_for_another_ak(world: World) -> None:
 @pytest.mark.parametrize(
     ("code", "withdraw"),
     [
-        ("host_denied", lambda w: with_document("denied_host", "d", host="host1", ek_digest="00" * 32)(w)),
+        ("host_denied", with_document("denied_host", "d", host="host1", ek_digest="00" * 32)),
         ("ek_not_enrolled", without(("endorsement_key", "host1"))),
         ("principal_unknown", without(("consumer_principal", "principal-1"))),
         ("scope_unknown", without(("scope", SCOPE))),
@@ -633,7 +633,7 @@ def test_cleared_tpm_stays_refused_until_accepted(world: World) -> None:
     world.attested()
     world.host.resets = 0
     path = f"/attestation/manage/v1/endorsement-keys/{world.host.ek.digest}/accept-clock"
-    for _ in range(2):
+    for _index in range(2):
         assert world.attest().json()["error"]["code"] == "tpm_cleared"
     assert world.management.post(path).json() == {"changed": True}
     assert world.audit()[-1].code == "clock_accepted" and world.audit()[-1].detail["by"] == "ta-manager"

@@ -212,7 +212,7 @@ def test_one_endorsement_key_cannot_use_up_the_service(world: World) -> None:
     world.settings = msgspec.structs.replace(world.settings, burst=3)
     world.start()
     other = world.add_host(Host("host2", "p256:ek2", "p256:ak2"))
-    for _ in range(3):
+    for _index in range(3):
         world.challenge(world.request())
     answer = world.public.post(CHALLENGE, content=world.request())
     assert answer.status_code == 429 and answer.json()["error"]["code"] == "rate_limited"
@@ -284,8 +284,8 @@ def test_metrics_count_decisions(world: World) -> None:
 
 
 def test_of_two_uses_at_once_one_fails(tmp_path: Path) -> None:
-    stores = [UsedChallenges(tmp_path / "used.db") for _ in range(2)]
-    states = [new_state(b"", "token", "s", "sha256", (0,), NOW) for _ in range(20)]
+    stores = [UsedChallenges(tmp_path / "used.db") for _index in range(2)]
+    states = [new_state(b"", "token", "s", "sha256", (0,), NOW) for _index in range(20)]
     outcomes: list[str] = []
 
     def use(store: UsedChallenges) -> None:

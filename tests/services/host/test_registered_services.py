@@ -87,6 +87,6 @@ URLS = [
 ]
 
 
-@pytest.mark.parametrize(("address", "url"), URLS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("address", "url"), URLS, ids=str)
 def test_the_url_is_the_one_that_proofs_name(address: NetworkAddress, url: str) -> None:
     assert Service("s", address, "g").url == url

@@ -61,10 +61,10 @@ def intermediate(**fields: Any) -> Authority:
 
 def verify(
     *certificates: Authority,
-    authorities: list[CertificateAuthority] = AUTHORITIES,
+    authorities: list[CertificateAuthority] | None = None,
     now: datetime = NOW,
 ) -> Endorsement:
-    return verify_endorsement(EK, [certificate.der for certificate in certificates], authorities, now)
+    return verify_endorsement(EK, [certificate.der for certificate in certificates], AUTHORITIES if authorities is None else authorities, now)
 
 
 # EK certificates by the genuine intermediate that must not pass.
@@ -201,7 +201,7 @@ def test_look_alikes_cost_a_bounded_number_of_checks() -> None:
     # Each of the seven has issued each: without a budget there are thousands of paths to try.
     key = private_key("p256:ica")
     one = root("Same", "p256:ica")
-    alike = [one.issue("Same", key, usage=CA_USAGE) for _ in range(7)]
+    alike = [one.issue("Same", key, usage=CA_USAGE) for _index in range(7)]
     with pytest.raises(Refusal, match="no path within 32 signature checks"):
         verify(leaf(one), *alike)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +42,7 @@ def verify(
     attest: bytes,
     signature: bytes,
     ak: PublicArea = AK,
-    pcrs: list[int] = PCRS,
+    pcrs: Sequence[int] = tuple(PCRS),
     values: Mapping[int, bytes] = VALUES,
     bank: str = "sha256",
 ) -> Quote:

@@ -77,7 +77,7 @@ def forms(secret):
 
 def journal():
     """Everything that was logged."""
-    return subprocess.run(["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE).stdout
+    return subprocess.run(["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE, check=True).stdout
 
 
 def processes():

@@ -111,7 +111,7 @@ class TpmDevice(TpmConnection):
             self._use_of(parent) as use,
             command("TPM2_Create"),
         ):
-            private, public, *_ = self.esapi.create(
+            private, public, *_rest = self.esapi.create(
                 parent.handle, sensitive, template, session1=use, session2=session
             )
             return AttestationKey(key_type, public.marshal(), private.marshal(), authorization)
@@ -167,7 +167,7 @@ class TpmDevice(TpmConnection):
                 yield found
             return
         with command("TPM2_CreatePrimary"):
-            handle, public, *_ = self.esapi.create_primary(
+            handle, public, *_rest = self.esapi.create_primary(
                 None, template, constants.ESYS_TR.ENDORSEMENT, session1=constants.ESYS_TR.PASSWORD
             )
         with self.flushed(handle):

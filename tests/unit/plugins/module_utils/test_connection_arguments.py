@@ -9,7 +9,9 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import client_of
 
 VARIABLES = {

@@ -9,7 +9,9 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils import desired_state
-from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import connection_arguments
+from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
+    connection_arguments,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ApiError, Call
 from ansible_collections.trusted.infrastructure.plugins.modules import cluster
@@ -59,7 +61,12 @@ def replace() -> Plan:
     return Plan({"a": 1}, {"a": 2}, (DELETE, CREATE), (RESTORE,))
 
 
-ANSWERS = {("GET", "/thing"): {}, ("DELETE", "/thing"): "gone", ("POST", "/thing"): "made", ("PUT", "/thing"): None}
+ANSWERS = {
+    ("GET", "/thing"): {},
+    ("DELETE", "/thing"): "gone",
+    ("POST", "/thing"): "made",
+    ("PUT", "/thing"): None,
+}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +151,12 @@ def test_nothing_is_put_back_when_the_first_call_fails(run_plan: Any, client: An
     assert fake.calls == [READ, DELETE]
 
 
-@pytest.mark.parametrize("state, changed", [("present", True), ("enabled", True), ("absent", False), ("disabled", False)])
-def test_check_mode_goes_on_before_anything_is_there(run_plan: Any, client: Any, state: str, changed: bool) -> None:
+@pytest.mark.parametrize(
+    "state, changed", [("present", True), ("enabled", True), ("absent", False), ("disabled", False)]
+)
+def test_check_mode_goes_on_before_anything_is_there(
+    run_plan: Any, client: Any, state: str, changed: bool
+) -> None:
     fake = client({("GET", "/thing"): MISSING})
     result = run_plan(fake, Plan(None, None), state=state, check=True)
     assert (result["changed"], result["resource"]) == (changed, None)
@@ -160,7 +171,9 @@ def test_a_missing_cluster_is_an_error_otherwise(run_plan: Any, client: Any, sta
     assert (result["failed"], result["msg"]) == (True, "no cluster is named one")
 
 
-@pytest.mark.parametrize("error", [ApiError("refused"), ApiError("no", "UNAUTHORIZED", 403), ApiError("html", "", 404)])
+@pytest.mark.parametrize(
+    "error", [ApiError("refused"), ApiError("no", "UNAUTHORIZED", 403), ApiError("html", "", 404)]
+)
 def test_check_mode_takes_no_other_error_for_absence(run_plan: Any, client: Any, error: ApiError) -> None:
     result = run_plan(client({("GET", "/thing"): error}), Plan(None, None), check=True)
     assert (result["failed"], result["msg"]) == (True, str(error))

@@ -45,8 +45,10 @@ class Wire:
 
     def __call__(self, request: urllib.request.Request, _data: None, timeout: float) -> Any:
         self.requests.append(request)
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, Exception):
+        if not self.answers:
+            return Response()
+        answer = self.answers.pop(0)
+        if answer is not None and isinstance(answer, Exception):
             raise answer
         if isinstance(answer, io.BytesIO):
             response = answer
@@ -71,7 +73,12 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 
 def client(**changes: Any) -> ManagementClient:
-    values = {"hostname": "manager.example", "username": "admin", "password": PASSWORD, "validate_certs": False}
+    values = {
+        "hostname": "manager.example",
+        "username": "admin",
+        "password": PASSWORD,
+        "validate_certs": False,
+    }
     return ManagementClient(**{**values, **changes})
 
 
@@ -90,7 +97,10 @@ def http_error(status: int, body: bytes, reason: str = "Bad Request") -> HTTPErr
 
 
 def vsphere(error_type: str, *texts: str) -> dict[str, Any]:
-    return {"error_type": error_type, "messages": [{"id": "i", "default_message": text, "args": []} for text in texts]}
+    return {
+        "error_type": error_type,
+        "messages": [{"id": "i", "default_message": text, "args": []} for text in texts],
+    }
 
 
 def test_login_sends_the_password_in_utf8_and_only_then(wire: Wire) -> None:
@@ -154,7 +164,9 @@ def test_address(wire: Wire, hostname: str, expected: str) -> None:
 
 
 def test_names_and_queries_are_quoted(wire: Wire) -> None:
-    call = Call("POST", path("/a/{name}/b", name="x/y ?\u00e4"), {"k": "\u00e4"}, (("q", "a b&c"), ("q", "d")))
+    call = Call(
+        "POST", path("/a/{name}/b", name="x/y ?\u00e4"), {"k": "\u00e4"}, (("q", "a b&c"), ("q", "d"))
+    )
     logged_in(wire, {}).call(call)
     request = wire.requests[0]
     assert request.full_url == "https://manager.example:443/api/a/x%2Fy%20%3F%C3%A4/b?q=a+b%26c&q=d"
@@ -168,7 +180,9 @@ def test_a_name_that_would_make_another_path_is_refused(value: str) -> None:
         path("/a/{name}", name=value)
 
 
-@pytest.mark.parametrize("value, expected", [("a/../b", "/a/a%2F..%2Fb"), ("%2e%2e", "/a/%252e%252e"), ("...", "/a/...")])
+@pytest.mark.parametrize(
+    "value, expected", [("a/../b", "/a/a%2F..%2Fb"), ("%2e%2e", "/a/%252e%252e"), ("...", "/a/...")]
+)
 def test_a_name_cannot_leave_its_place(value: str, expected: str) -> None:
     assert path("/a/{name}", name=value) == expected
 
@@ -197,7 +211,11 @@ def test_a_task_without_a_result(wire: Wire) -> None:
 @pytest.mark.parametrize(
     "error, text, error_type",
     [
-        (vsphere("RESOURCE_INACCESSIBLE", "Not on ta2.", "ta2: refused"), "Not on ta2. ta2: refused", "RESOURCE_INACCESSIBLE"),
+        (
+            vsphere("RESOURCE_INACCESSIBLE", "Not on ta2.", "ta2: refused"),
+            "Not on ta2. ta2: refused",
+            "RESOURCE_INACCESSIBLE",
+        ),
         ({"error_type": "ERROR", "messages": []}, "create$task failed, and does not say why", "ERROR"),
         (None, "create$task failed, and does not say why", ""),
         ("text", "create$task failed, and does not say why", ""),
@@ -271,7 +289,11 @@ def test_find_takes_nothing_else_for_absence(wire: Wire, answer: Exception) -> N
 @pytest.mark.parametrize(
     "body, text, error_type",
     [
-        (json.dumps(vsphere("INVALID_ARGUMENT", "spec.name: bad.", "Look.")).encode(), "spec.name: bad. Look.", "INVALID_ARGUMENT"),
+        (
+            json.dumps(vsphere("INVALID_ARGUMENT", "spec.name: bad.", "Look.")).encode(),
+            "spec.name: bad. Look.",
+            "INVALID_ARGUMENT",
+        ),
         (b"<html>Bad Gateway</html>", "HTTP status 400 Bad Request", ""),
         (b"", "HTTP status 400 Bad Request", ""),
         (b"[]", "HTTP status 400 Bad Request", ""),
@@ -341,9 +363,7 @@ def test_certificates_are_validated_as_told(validate: bool) -> None:
     assert context.verify_mode == (ssl.CERT_REQUIRED if validate else ssl.CERT_NONE)
 
 
-def test_the_session_goes_nowhere_else(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_the_session_goes_nowhere_else(wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """No redirect is followed, no proxy of the environment is asked, no password of a netrc file is sent."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine manager.example login other password of-netrc\n")

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
-from ansible_collections.trusted.infrastructure.plugins.module_utils.registration import arguments, plan, read, wanted_of
+from ansible_collections.trusted.infrastructure.plugins.module_utils.registration import (
+    arguments,
+    plan,
+    read,
+    wanted_of,
+)
 
 RESOURCE = "/services"
 PARAMETERS = {

@@ -121,7 +121,9 @@ def test_what_was_cut_off_is_repeated(
 def test_the_mark_comes_last(environment: Environment, tools: Tools, packed: str) -> None:
     marks: list[bool] = []
     run = environment.run
-    environment.run = lambda command: marks.append(os.path.exists(Path(environment.path) / COMPLETE)) or run(command)
+    environment.run = lambda command: (
+        marks.append(os.path.exists(Path(environment.path) / COMPLETE)) or run(command)
+    )
     environment.install(packed, NAME)
     assert marks == [False, False, False]
 
@@ -180,7 +182,9 @@ def test_another_lock_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no archive" * 100])
-def test_an_archive_that_is_none(environment: Environment, tools: Tools, tmp_path: Path, content: bytes) -> None:
+def test_an_archive_that_is_none(
+    environment: Environment, tools: Tools, tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "broken.tar"
     path.write_bytes(content)
     with pytest.raises(EnvironmentFailure):
@@ -190,13 +194,17 @@ def test_an_archive_that_is_none(environment: Environment, tools: Tools, tmp_pat
     assert tools.steps == []
 
 
-def test_a_machine_without_pip(environment: Environment, packed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_pip(
+    environment: Environment, packed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime_environment, "PIP_WHEELS", "/nowhere/pip-*.whl")
     with pytest.raises(EnvironmentFailure, match="install the package python3-venv"):
         environment.install(packed, NAME)
 
 
-@pytest.mark.parametrize("digest", ["", "abc", "../" * 20 + "etc", DIGEST.upper(), DIGEST + "0", DIGEST[:-1] + "\n"])
+@pytest.mark.parametrize(
+    "digest", ["", "abc", "../" * 20 + "etc", DIGEST.upper(), DIGEST + "0", DIGEST[:-1] + "\n"]
+)
 def test_a_digest_that_is_none(tmp_path: Path, digest: str) -> None:
     with pytest.raises(EnvironmentFailure, match="must be a SHA-256"):
         Environment(str(tmp_path), digest, Tools())

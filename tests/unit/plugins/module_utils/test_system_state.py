@@ -79,7 +79,11 @@ Make = Callable[[Path], Any]
 
 # A part, what is there before, and what must be there after.
 PARTS: dict[str, tuple[Make, Make, Make]] = {
-    "new folder": (lambda root: folder(root / "a/b"), lambda root: None, lambda root: mode_of(root / "a/b") == "0750"),
+    "new folder": (
+        lambda root: folder(root / "a/b"),
+        lambda root: None,
+        lambda root: mode_of(root / "a/b") == "0750",
+    ),
     "folder with another mode": (
         lambda root: folder(root / "a"),
         lambda root: (root / "a").mkdir(mode=0o700),
@@ -133,7 +137,9 @@ PARTS: dict[str, tuple[Make, Make, Make]] = {
     "block beside that of others": (
         lambda root: Block(str(root / "hosts"), "us", "1 one"),
         lambda root: (root / "hosts").write_text("# BEGIN them\nx\n# END them\n"),
-        lambda root: (root / "hosts").read_text() == "# BEGIN them\nx\n# END them\n# BEGIN us\n1 one\n# END us\n",
+        lambda root: (
+            (root / "hosts").read_text() == "# BEGIN them\nx\n# END them\n# BEGIN us\n1 one\n# END us\n"
+        ),
     ),
     "block in a file with other bytes": (
         lambda root: Block(str(root / "hosts"), "us", "1 one"),
@@ -238,7 +244,9 @@ def test_nobody_sees_a_file_with_wider_rights(tmp_path: Path, monkeypatch: pytes
     assert seen == ["0600"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "f"
     path.write_text("old")
 

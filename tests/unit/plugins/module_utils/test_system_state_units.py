@@ -44,7 +44,11 @@ class Systemd:
     def __call__(self, command: list[str]) -> tuple[int, str, str]:
         if command[1] == "show":
             blocks = [self.units[name.split(".")[0]] for name in command if name.endswith(".service")]
-            return 0, "\n".join("".join(f"{k}={v}\n" for k, v in {**SHOWN, **block}.items()) for block in blocks), ""
+            return (
+                0,
+                "\n".join("".join(f"{k}={v}\n" for k, v in {**SHOWN, **block}.items()) for block in blocks),
+                "",
+            )
         self.ran.append(" ".join(command[1:]))
         if command[1] == "daemon-reload":
             for block in self.units.values():
@@ -161,7 +165,10 @@ def test_systemd_is_not_asked_about_nothing() -> None:
 
 @pytest.mark.parametrize(
     "answer, text",
-    [((1, "", "Failed to connect to bus\n"), "systemctl show: Failed to connect to bus"), ((0, "A=b\n", ""), "told of 1")],
+    [
+        ((1, "", "Failed to connect to bus\n"), "systemctl show: Failed to connect to bus"),
+        ((0, "A=b\n", ""), "told of 1"),
+    ],
 )
 def test_systemd_that_does_not_answer(answer: tuple[int, str, str], text: str) -> None:
     with pytest.raises(StateError, match=text):
@@ -187,7 +194,12 @@ def test_units_in_their_order(tmp_path: Path) -> None:
     systemd = Systemd(a={}, b={"UnitFileState": "disabled", "ActiveState": "failed"})
     units = [Unit("a.service", True, (at(tmp_path / "f", NOW + 5),)), Unit("b.service")]
     _differences, calls = converge([], units, systemd, check=False)
-    assert systemd.ran == ["restart a.service", "enable b.service", "reset-failed b.service", "start b.service"]
+    assert systemd.ran == [
+        "restart a.service",
+        "enable b.service",
+        "reset-failed b.service",
+        "start b.service",
+    ]
     assert calls == [f"systemctl {call}" for call in systemd.ran]
 
 

@@ -84,4 +84,6 @@ def test_a_file_that_is_not_there(run_module: Any, client: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("state, missing", [("present", "path"), ("absent", "version")])
 def test_what_is_needed_is_named(run_module: Any, client: Any, state: str, missing: str) -> None:
-    assert run_module("base_image", client({}), cluster="one", state=state)["msg"].endswith(f"missing: {missing}")
+    assert run_module("base_image", client({}), cluster="one", state=state)["msg"].endswith(
+        f"missing: {missing}"
+    )

@@ -13,6 +13,8 @@ from ansible_collections.trusted.infrastructure.plugins.modules.cluster import p
 ONE = {"name": "one", "cluster": "domain-c1"}
 CREATE = Call("POST", "/trust/clusters", {"name": "one"})
 DELETE = Call("DELETE", "/trust/clusters/domain-c1")
+REMEDIATE = Call("POST", "/trust/clusters/domain-c1", query=(("action", "remediate"),), task=True)
+HEALTHY, AWAY, EMPTY = ({**ONE, "health": health} for health in ("OK", "ERROR", "NONE"))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,10 @@ DELETE = Call("DELETE", "/trust/clusters/domain-c1")
         (ONE, "present", ONE, ()),
         (None, "absent", None, ()),
         (ONE, "absent", None, (DELETE,)),
+        (None, "remediated", {"name": "one"}, (CREATE,)),
+        (HEALTHY, "remediated", HEALTHY, ()),
+        (EMPTY, "remediated", EMPTY, ()),
+        (AWAY, "remediated", HEALTHY, (REMEDIATE,)),
     ],
 )
 def test_plan(current: Any, state: str, after: Any, calls: Any) -> None:
@@ -34,3 +40,15 @@ def test_the_server_filters_by_name(run_module: Any, client: Any) -> None:
     result = run_module("cluster", fake, name="one")
     assert (result["changed"], result["resource"]) == (False, ONE)
     assert fake.calls == [Call("GET", "/vcenter/cluster", query=(("names", "one"),))]
+
+
+def test_the_health_is_asked_for_where_it_matters(run_module: Any, client: Any) -> None:
+    answers = {
+        ("GET", "/vcenter/cluster"): [ONE],
+        ("GET", "/trust/clusters/domain-c1/status"): {"health": "ERROR", "details": []},
+        ("POST", "/trust/clusters/domain-c1"): None,
+    }
+    fake = client(answers)
+    result = run_module("cluster", fake, name="one", state="remediated")
+    assert (result["changed"], result["resource"]) == (True, HEALTHY)
+    assert fake.calls[-1] == REMEDIATE

@@ -43,7 +43,12 @@ def test_plan(current: Any, wanted: Any, after: Any, calls: Any) -> None:
 
 @pytest.mark.parametrize(
     "changes, expected",
-    [({}, NEW), ({"ek_digest": "AB"}, NEW), ({"ek_digest": None, "scope": None}, NEW_PLAIN), ({"state": "absent"}, None)],
+    [
+        ({}, NEW),
+        ({"ek_digest": "AB"}, NEW),
+        ({"ek_digest": None, "scope": None}, NEW_PLAIN),
+        ({"state": "absent"}, None),
+    ],
 )
 def test_wanted(changes: dict[str, Any], expected: Any) -> None:
     assert wanted_of({**NEW, "state": "present", **changes}) == expected

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
-from ansible_collections.trusted.infrastructure.plugins.modules.key_provider import plan, read, specification, wanted_of
+from ansible_collections.trusted.infrastructure.plugins.modules.key_provider import (
+    plan,
+    read,
+    specification,
+    wanted_of,
+)
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1/kms/providers"
 ONE = f"{BASE}/the%20provider"
@@ -124,7 +129,12 @@ def test_a_server_that_leaves_things_out(client: Any) -> None:
 
 def test_the_user_of_the_key_server_is_not_the_user_of_the_manager(run_module: Any, client: Any) -> None:
     found = {"master_key_id": "1", "key_server": {"kmip_server": {"servers": SERVERS, "username": "ti"}}}
-    given = {"cluster": "one", "name": "the provider", "primary_key_id": "1", "servers": PARAMETERS["servers"]}
+    given = {
+        "cluster": "one",
+        "name": "the provider",
+        "primary_key_id": "1",
+        "servers": PARAMETERS["servers"],
+    }
     fake = client({("GET", ONE): found})
     assert run_module("key_provider", fake, **given)["changed"] is False
     assert run_module("key_provider", fake, **given, kmip_username="ti")["changed"] is False

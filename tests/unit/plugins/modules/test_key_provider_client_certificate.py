@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ApiError, Call
-from ansible_collections.trusted.infrastructure.plugins.modules.key_provider_client_certificate import plan, request_of
-
-BASE = (
-    "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1/kms/providers/p/client-certificate"
+from ansible_collections.trusted.infrastructure.plugins.modules.key_provider_client_certificate import (
+    plan,
+    request_of,
 )
+
+BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1/kms/providers/p/client-certificate"
 NOTHING = {"certificate": None, "csr": None}
 CERTIFIED = {"certificate": "a certificate", "csr": None}
 REQUESTED = {"certificate": None, "csr": "a request"}
@@ -93,5 +94,7 @@ def test_a_private_key_never_shows(run_module: Any, client: Any) -> None:
 
 
 def test_signed_needs_a_certificate(run_module: Any, client: Any) -> None:
-    result = run_module("key_provider_client_certificate", client({}), cluster="one", provider="p", method="signed")
+    result = run_module(
+        "key_provider_client_certificate", client({}), cluster="one", provider="p", method="signed"
+    )
     assert result["msg"].endswith("missing: certificate")

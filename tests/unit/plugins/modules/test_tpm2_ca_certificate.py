@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
-from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_ca_certificate import plan, specification, wanted_of
+from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_ca_certificate import (
+    plan,
+    specification,
+    wanted_of,
+)
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1/attestation/tpm2/ca-certificates"
 ENTRY = {"name": "vendor", "cert_chain": ["root", "issuing"], "eku_exception": False}

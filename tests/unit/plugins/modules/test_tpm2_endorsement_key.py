@@ -73,7 +73,9 @@ def test_wanted() -> None:
 def test_another_key_is_refused_in_check_mode_too(run_module: Any, client: Any) -> None:
     fake = client({("GET", f"{BASE}/h"): {"public_key": "key", "health": "OK"}})
     for check in (False, True):
-        result = run_module("tpm2_endorsement_key", fake, cluster="one", name="h", public_key="x", check=check)
+        result = run_module(
+            "tpm2_endorsement_key", fake, cluster="one", name="h", public_key="x", check=check
+        )
         assert "another endorsement key" in result["msg"]
     assert fake.changes == []
 

@@ -19,8 +19,14 @@ BOTH = {"require_endorsement_keys": True, "require_certificate_validation": True
     [
         (BOTH, {}),
         ({"require_endorsement_keys": None, "require_certificate_validation": None}, {}),
-        ({"require_endorsement_keys": False, "require_certificate_validation": None}, {"require_endorsement_keys": False}),
-        ({"require_endorsement_keys": True, "require_certificate_validation": False}, {"require_certificate_validation": False}),
+        (
+            {"require_endorsement_keys": False, "require_certificate_validation": None},
+            {"require_endorsement_keys": False},
+        ),
+        (
+            {"require_endorsement_keys": True, "require_certificate_validation": False},
+            {"require_certificate_validation": False},
+        ),
     ],
 )
 def test_plan(wanted: Any, different: Any) -> None:

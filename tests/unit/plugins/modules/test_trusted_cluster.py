@@ -51,7 +51,12 @@ THREE = {**TWO, "ta3:443": "3"}
             state(THREE, ONE),
             "present",
             list(THREE),
-            [service("attestation", "2"), service("attestation", "3"), service("kms", "2"), service("kms", "3")],
+            [
+                service("attestation", "2"),
+                service("attestation", "3"),
+                service("kms", "2"),
+                service("kms", "3"),
+            ],
         ),
         # A run that was cut off in between.
         (state(TWO, TWO, kms={}), "present", list(TWO), [cluster("kms")]),

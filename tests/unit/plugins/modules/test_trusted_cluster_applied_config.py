@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
-from ansible_collections.trusted.infrastructure.plugins.modules.trusted_cluster_applied_config import NOTHING_APPLIED, plan
+from ansible_collections.trusted.infrastructure.plugins.modules.trusted_cluster_applied_config import (
+    NOTHING_APPLIED,
+    plan,
+)
 
 CONFIG = "/vcenter/trusted-infrastructure/trusted-clusters/domain-c1/services-applied-config"
 PATCH = Call("PATCH", "/config", task=True)
@@ -38,7 +41,12 @@ def test_plan(health: str, applied: bool, state: str, calls: Any) -> None:
 
 @pytest.mark.parametrize(
     "health, details, changed",
-    [("OK", [], True), ("ERROR", ["x"], True), ("ERROR", ["x", NOTHING_APPLIED], False), ("NONE", ["x"], False)],
+    [
+        ("OK", [], True),
+        ("ERROR", ["x"], True),
+        ("ERROR", ["x", NOTHING_APPLIED], False),
+        ("NONE", ["x"], False),
+    ],
 )
 def test_what_is_there_to_be_taken_off(
     run_module: Any, client: Any, health: str, details: list[str], changed: bool
