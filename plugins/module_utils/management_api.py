@@ -23,6 +23,8 @@ SESSION_HEADER = "vmware-api-session-id"
 POLL_FIRST = 0.05
 POLL_LONGEST = 2.0
 EXCERPT = 200
+# Ids of the messages that say that there is no such operation, or no API: not that a resource is not there.
+NO_OPERATION = {"trusted.infrastructure.no_operation", "trusted.infrastructure.proxy_not_found"}
 
 
 class ApiError(Exception):
@@ -125,7 +127,7 @@ class ManagementClient:
         try:
             return self.call(call)
         except ApiError as error:
-            # A 404 that is not the API's own says that there is no such API here, and nothing of the resource.
+            # Any other 404 says that there is no such API here, and nothing of the resource.
             if error.error_type == "NOT_FOUND":
                 return None
             raise
@@ -208,6 +210,8 @@ def _error(body: t.Any) -> tuple[str, str]:
     messages = body.get("messages")
     rows = [row for row in messages if isinstance(row, dict)] if isinstance(messages, list) else []
     text = " ".join(str(row["default_message"]) for row in rows if row.get("default_message"))
+    if any(str(row.get("id")) in NO_OPERATION for row in rows):
+        return text, ""
     return text, str(body.get("error_type") or "")
 
 

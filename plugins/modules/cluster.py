@@ -84,7 +84,6 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
     path,
 )
 
-
 CLUSTER = "/trust/clusters/{cluster}"
 
 

@@ -146,6 +146,9 @@ def main() -> t.NoReturn:
         required_if=[("method", "signed", ["certificate"])],
         supports_check_mode=True,
     )
+    for name in ("certificate", "private_key"):
+        if module.params[name] and module.params["method"] != "signed":
+            module.fail_json(msg=f"{name}: is used with method=signed only, not {module.params['method']}")
     run(
         module,
         lambda client: read(client, module.params["cluster"], module.params["provider"]),

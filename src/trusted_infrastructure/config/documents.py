@@ -20,6 +20,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 # `$(?!\n)`: `$` alone also matches before a final newline, and a digest that ends with one equals no digest.
 Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+# Ids come from names that people give; a control character in one would deceive who reads it.
+DocumentId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -282,7 +284,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One document as stored and replicated. content: JSON of the kind's struct, or null when deleted."""
 
     kind: str
-    id: Name
+    id: DocumentId
     generation: Generation
     content: dict[str, Any] | None
 

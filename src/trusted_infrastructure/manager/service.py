@@ -27,6 +27,7 @@ from trusted_infrastructure.manager.settings import ManagerSettings
 from trusted_infrastructure.manager.tasks import Tasks
 from trusted_infrastructure.manager.users import LoginLimiter, Users
 from trusted_infrastructure.manager.vapi.dispatch import explain
+from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.rest import RestApi
 from trusted_infrastructure.settings import group_id, load_settings
 from trusted_infrastructure.transport import async_management_client, configure_logging, serve
@@ -119,4 +120,5 @@ def run(settings_path: Path) -> None:
         socket_group=group_id(settings.socket_group),
         lifespan=lifespan,
         background=[background],
+        not_http=lambda text: InvalidArgument("request", text).body(),
     )

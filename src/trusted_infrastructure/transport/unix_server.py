@@ -50,8 +50,14 @@ HARD_STOP = 9.0
 MODE_PROXY = 0o660
 MODE_ROOT = 0o600
 
+NotHttp = Callable[[str], object]
 Background = Callable[[], Coroutine[Any, Any, None]]
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def error_body(text: str) -> object:
+    """What a request that is not HTTP is answered with, in the form of the services."""
+    return {"error": Refusal("malformed_request", text, status=400).as_dict()}
 
 
 class CheckedProtocol(HttpToolsProtocol):
@@ -59,6 +65,7 @@ class CheckedProtocol(HttpToolsProtocol):
 
     allowed_uids: frozenset[int] = frozenset()
     socket_path = ""
+    not_http: NotHttp = error_body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.head_bytes = 0
@@ -92,7 +99,7 @@ class CheckedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets our error answer too, and the connection is closed."""
-        body = msgspec.json.encode({"error": Refusal("malformed_request", msg, status=400).as_dict()})
+        body = msgspec.json.encode(type(self).not_http(msg))
         head = (
             "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
@@ -163,10 +170,14 @@ class SocketServer(uvicorn.Server):
         yield
 
 
-def server_for(path: Path, app: ASGIApp, allowed_uids: frozenset[int]) -> SocketServer:
+def server_for(
+    path: Path, app: ASGIApp, allowed_uids: frozenset[int], not_http: NotHttp = error_body
+) -> SocketServer:
     """A server for one socket: no access log, no server header, no websockets, limits set."""
     protocol = type(
-        "SocketProtocol", (CheckedProtocol,), {"allowed_uids": allowed_uids, "socket_path": str(path)}
+        "SocketProtocol",
+        (CheckedProtocol,),
+        {"allowed_uids": allowed_uids, "socket_path": str(path), "not_http": staticmethod(not_http)},
     )
     return SocketServer(
         uvicorn.Config(
@@ -193,6 +204,7 @@ def serve(
     socket_group: int | None = None,
     lifespan: Lifespan | None = None,
     background: Sequence[Background] = (),
+    not_http: NotHttp = error_body,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish requests and return. Blocks; the last act of a process,
     which the kernel ends 9 s after the signal at the latest.
@@ -202,11 +214,20 @@ def serve(
     lifespan: entered before the first connection is accepted, left after the last answer.
     background: endless tasks that run beside the applications. One that ends, or fails, ends the service:
     a service whose renewal died must not look healthy; systemd starts it again.
+    not_http: from a reason to the JSON body of the 400 that answers what is not HTTP.
     Raises Refusal (`socket_unusable`, what lifespan raises, `service_part_ended`).
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(
-            _serve(apps, frozenset(root_only), user_ids(allowed_users), socket_group, lifespan, background)
+            _serve(
+                apps,
+                frozenset(root_only),
+                user_ids(allowed_users),
+                socket_group,
+                lifespan,
+                background,
+                not_http,
+            )
         )
 
 
@@ -217,13 +238,14 @@ async def _serve(
     socket_group: int | None,
     lifespan: Lifespan | None,
     background: Sequence[Background],
+    not_http: NotHttp,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with lifespan() if lifespan else contextlib.nullcontext():
-        async with _listening(apps, root_only, allowed_uids, socket_group) as servers:
+        async with _listening(apps, root_only, allowed_uids, socket_group, not_http) as servers:
             tasks = [asyncio.create_task(task()) for task in background]
             stopping = asyncio.create_task(stop.wait())
             notify("READY=1")
@@ -250,6 +272,7 @@ async def _listening(
     root_only: frozenset[Path],
     allowed_uids: frozenset[int],
     socket_group: int | None,
+    not_http: NotHttp,
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     """The servers' tasks, all accepting; stopped gracefully on the way out."""
     servers: list[SocketServer] = []
@@ -258,7 +281,7 @@ async def _listening(
         for path, app in apps.items():
             only_root = path in root_only
             listener = listen(path, MODE_ROOT if only_root else MODE_PROXY, socket_group)
-            server = server_for(path, app, frozenset({0}) if only_root else allowed_uids)
+            server = server_for(path, app, frozenset({0}) if only_root else allowed_uids, not_http)
             servers.append(server)
             tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
         while not all(server.started for server in servers) and not any(task.done() for task in tasks):

@@ -188,6 +188,12 @@ BODIES: dict[str, tuple[bytes, str, str]] = {
     "no generation": (_one(b"," + GENERATION), "invalid_document", "documents[0]"),
     "no content": (_one(b'"content":null,'), "invalid_document", "documents[0]"),
     "epoch zero": (_one(b'"epoch":1', b'"epoch":0'), "invalid_document", "documents[0].generation.epoch"),
+    "control character in an id": (
+        _one(b'"x"', b'"x\\u0000"'),
+        "invalid_document",
+        "documents[0].id",
+    ),
+    "line end after an id": (_one(b'"x"', b'"x\\n"'), "invalid_document", "documents[0].id"),
     "empty id": (_one(b'"x"', b'""'), "invalid_document", "documents[0].id"),
     "huge counter": (
         _one(b'"counter":1', b'"counter":99999999999999999999'),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Requests that nobody sends by mistake, against every operation: made from the table, bounded, repeatable.
 
-A sample input is made from each operation's types; then one value after the other is replaced by each of the
-hostile ones. Whatever comes back is in the form of the vSphere API, names the field, and is never an incident.
+A sample input is made from each operation's types; then one value after the other is replaced by each hostile
+one. Whatever comes back is in the form of the vSphere API, names the field, and is never an incident.
 """
 
 from __future__ import annotations
@@ -85,7 +85,20 @@ RAW_BODIES = [
     b"{}{}",
     b'{"spec": {"spec": {}}}',
 ]
-SEGMENTS = ["%00", "%ff", "..", ".", "%2e%2e", "a%2fb", "%F0%9F%94%91", "%0d%0a", "'", "a" * 4000, "-1", "%25"]
+SEGMENTS = [
+    "%00",
+    "%ff",
+    "..",
+    ".",
+    "%2e%2e",
+    "a%2fb",
+    "%F0%9F%94%91",
+    "%0d%0a",
+    "'",
+    "a" * 4000,
+    "-1",
+    "%25",
+]
 # Two values of every list and one of every optional field: enough to reach each of them.
 SAMPLES: dict[type, Any] = {
     inspect.BoolType: True,
@@ -211,7 +224,9 @@ def test_hostile_query_parameters(operation, sides) -> None:
 def query_names(operation: AnyOperation) -> list[str]:
     """Names of the operation's query parameters."""
     fields = {field.name: field.type for field in msgspec.structs.fields(operation.input)}
-    names = [name for name in fields if name not in {*operation.path_parameters, operation.body, operation.query}]
+    names = [
+        name for name in fields if name not in {*operation.path_parameters, operation.body, operation.query}
+    ]
     if operation.query:
         names += [field.name for field in msgspec.structs.fields(without_none(fields[operation.query]))]
     return names

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +115,22 @@ def test_what_was_acknowledged_survives_sigkill(directory: Path) -> None:
     log = (directory / "log").read_text()
     assert "Traceback" not in log
     assert PASSWORD not in log
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"hello", b"BREW /api/session HTTP/1.1", b"GET /api/\xc3\xa9 HTTP/1.1"]
+)
+def test_what_is_not_http_is_answered_in_the_form_of_the_api(directory: Path, request_line: bytes) -> None:
+    with manager(directory), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(directory / "public.sock"))
+        connection.sendall(request_line + b"\r\nHost: x\r\n\r\n")
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    error = msgspec.json.decode(answer.split(b"\r\n\r\n", 1)[1])
+    assert (error["error_type"], error["messages"][0]["args"]) == ("INVALID_ARGUMENT", ["request"])
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def query_values(operation: AnyOperation, query: Sequence[tuple[str, str]]) -> d
             known = ", ".join(sorted([*direct, *exploded])) or "none"
             raise InvalidArgument(
                 name[:80] or "query",
-                f"{'' if name else 'a parameter without a name '}is not a query parameter of this operation; it has: {known}",
+                f"{'' if name else 'one without a name '}is not a query parameter of this operation; "
+                f"it has: {known}",
             )
     if operation.query is not None and (inner or not optional(operation.input, operation.query)):
         values[operation.query] = inner

@@ -216,7 +216,13 @@ def test_information_on_what_is_not_there(run_inform: Any, client: Any) -> None:
 def test_information_that_cannot_be_had(run_inform: Any, client: Any, error: ApiError) -> None:
     absent = None if error is MISSING else []
     result = run_inform(client({("GET", "/thing"): error}), "things", absent)
-    assert (result["failed"], result["msg"]) == (True, str(error))
+    assert (result["failed"], result["changed"], result["msg"]) == (True, False, str(error))
+
+
+def test_information_that_is_not_understood(run_inform: Any, client: Any) -> None:
+    result = run_inform(client({("GET", "/thing"): lambda call: call.body["name"]}), "things", [])
+    assert result["failed"]
+    assert result["msg"].startswith("the answer of manager.example is not as expected: TypeError")
 
 
 ROWS = [{"cluster": "domain-c1", "name": "one"}, {"cluster": "domain-c2", "name": "two"}]

@@ -262,6 +262,12 @@ def test_polling_slows_down_to_a_limit(wire: Wire, monkeypatch: pytest.MonkeyPat
     assert pauses[-1] == management_api.POLL_LONGEST
 
 
+def no_operation(identifier: str) -> bytes:
+    """A 404 that looks like the API's, of a server that does not have the path."""
+    messages = [{"id": identifier, "default_message": "Nothing is at this path.", "args": []}]
+    return json.dumps({"error_type": "NOT_FOUND", "messages": messages}).encode()
+
+
 NOT_FOUND = json.dumps(vsphere("NOT_FOUND", "No such thing.")).encode()
 
 
@@ -276,6 +282,8 @@ def test_find_is_none_where_the_server_says_not_found(wire: Wire) -> None:
     "answer",
     [
         http_error(404, b"<html>nginx</html>", "Not Found"),
+        http_error(404, no_operation("trusted.infrastructure.no_operation")),
+        http_error(404, no_operation("trusted.infrastructure.proxy_not_found")),
         http_error(403, json.dumps(vsphere("UNAUTHORIZED", "No.")).encode()),
         http_error(500, b""),
         URLError("refused"),

@@ -376,3 +376,24 @@ def test_a_user_is_put_into_more_groups_and_out_of_none() -> None:
     differences, _calls = converge([User(OWNER, GROUP, ("no-such-group-of-ours",))], [], run, check=False)
     assert len(differences) == 1
     assert run.ran == [["usermod", "--append", "--groups", "no-such-group-of-ours", OWNER]]
+
+
+def test_a_user_that_is_in_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = grp.struct_group(("ti-proxy", "x", 9, [OWNER]))
+    others = grp.struct_group(("others", "x", 8, ["somebody"]))
+    monkeypatch.setattr(grp, "getgrall", lambda: [members, others])
+    assert converge([User(OWNER, GROUP, ("ti-proxy",))], [], no_programs, check=True) == ([], [])
+    ((difference,), _calls) = converge(
+        [User(OWNER, GROUP, ("ti-proxy", "others"))], [], no_programs, check=True
+    )
+    assert (difference.before, difference.after) == ("groups ti-proxy\n", "groups others,ti-proxy\n")
+
+
+def test_files_and_folders_get_their_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _handle, uid, gid: owned.append((uid, gid)))
+    monkeypatch.setattr(os, "chown", lambda _path, uid, gid: owned.append((uid, gid)))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: pwd.struct_passwd(("u", "x", 71, 0, "", "/", "/")))
+    monkeypatch.setattr(grp, "getgrnam", lambda _name: grp.struct_group(("g", "x", 72, [])))
+    converge([folder(tmp_path / "a"), file(tmp_path / "f")], [], no_programs, check=False)
+    assert owned == [(71, 72), (71, 72)]

@@ -14,6 +14,13 @@ ONE = {"name": "one", "cluster": "domain-c1"}
 CREATE = Call("POST", "/trust/clusters", {"name": "one"})
 DELETE = Call("DELETE", "/trust/clusters/domain-c1")
 REMEDIATE = Call("POST", "/trust/clusters/domain-c1", query=(("action", "remediate"),), task=True)
+
+
+def of_health(health: str) -> dict[str, str]:
+    return {**ONE, "health": health}
+
+
+REMEDIATE = Call("POST", "/trust/clusters/domain-c1", query=(("action", "remediate"),), task=True)
 HEALTHY, AWAY, EMPTY = ({**ONE, "health": health} for health in ("OK", "ERROR", "NONE"))
 
 
@@ -22,6 +29,10 @@ HEALTHY, AWAY, EMPTY = ({**ONE, "health": health} for health in ("OK", "ERROR", 
     [
         (None, "present", {"name": "one"}, (CREATE,)),
         (ONE, "present", ONE, ()),
+        (None, "remediated", {"name": "one"}, (CREATE,)),
+        (of_health("OK"), "remediated", of_health("OK"), ()),
+        (of_health("NONE"), "remediated", of_health("NONE"), ()),
+        (of_health("ERROR"), "remediated", of_health("OK"), (REMEDIATE,)),
         (None, "absent", None, ()),
         (ONE, "absent", None, (DELETE,)),
         (None, "remediated", {"name": "one"}, (CREATE,)),

@@ -98,3 +98,14 @@ def test_signed_needs_a_certificate(run_module: Any, client: Any) -> None:
         "key_provider_client_certificate", client({}), cluster="one", provider="p", method="signed"
     )
     assert result["msg"].endswith("missing: certificate")
+
+
+@pytest.mark.parametrize("method", ["self_signed", "csr"])
+@pytest.mark.parametrize("name", ["certificate", "private_key"])
+def test_what_a_method_does_not_use_is_refused(run_module: Any, client: Any, method: str, name: str) -> None:
+    fake = client({})
+    given = {"cluster": "one", "provider": "p", "method": method, name: "x"}
+    result = run_module("key_provider_client_certificate", fake, **given)
+    assert result["failed"] is True
+    assert result["msg"].startswith(f"{name}: ")
+    assert fake.calls == []
