@@ -64,7 +64,7 @@ RETURN = r"""
 resource:
   description:
     - The cluster as it is after the module, or would be in check mode; none when it is absent.
-    - RV(resource.health) is there with O(state=remediated) for a cluster that was there before.
+    - Its C(health) is there with O(state=remediated) for a cluster that was there before.
   type: dict
   returned: always
   sample: {"name": "trusted-cluster", "cluster": "domain-c1"}

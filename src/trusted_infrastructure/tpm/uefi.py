@@ -287,7 +287,9 @@ def _handoff_tables(reader: Reader, description: str) -> HandoffTables:
     count = reader.u64("NumberOfTables")
     if count > reader.remaining // 24:
         raise reader.refusal("NumberOfTables", f"is {count}, but only {reader.remaining} bytes are left")
-    tables = tuple((guid(reader.take(16, "VendorGuid")), reader.u64("VendorTable")) for _index in range(count))
+    tables = tuple(
+        (guid(reader.take(16, "VendorGuid")), reader.u64("VendorTable")) for _index in range(count)
+    )
     reader.finish()
     return HandoffTables(description, tables)
 

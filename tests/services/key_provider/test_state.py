@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trusted_infrastructure.rate_limit import RateLimit
 from trusted_infrastructure.key_provider.sealing_key_file import load_or_make
 from trusted_infrastructure.key_provider.security_generations import REMEMBERED, SecurityGenerations
 from trusted_infrastructure.key_provider.state_files import read_state, write_state
+from trusted_infrastructure.rate_limit import RateLimit
 from trusted_infrastructure.refusal import Refusal
 
 

@@ -64,7 +64,12 @@ def verify(
     authorities: list[CertificateAuthority] | None = None,
     now: datetime = NOW,
 ) -> Endorsement:
-    return verify_endorsement(EK, [certificate.der for certificate in certificates], AUTHORITIES if authorities is None else authorities, now)
+    return verify_endorsement(
+        EK,
+        [certificate.der for certificate in certificates],
+        AUTHORITIES if authorities is None else authorities,
+        now,
+    )
 
 
 # EK certificates by the genuine intermediate that must not pass.

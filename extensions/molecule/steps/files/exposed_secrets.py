@@ -31,7 +31,7 @@ STATE_FIELDS = {
 }
 KEY_DATABASE = "/var/lib/key-server/keys.db"
 AGENT_SOCKET = "/run/trusted-infrastructure/agent/local.sock"
-TREES = ("/etc", "/var", "/run", "/tmp", "/root", "/home", "/opt", "/srv")
+TREES = tuple(f"/{name}" for name in ("etc", "var", "run", "tmp", "root", "home", "opt", "srv"))
 # Wheels that were installed hold no secret of this machine, and much text.
 LEFT_OUT = ("/opt/trusted-infrastructure",)
 LARGEST = 64 << 20
@@ -77,7 +77,9 @@ def forms(secret):
 
 def journal():
     """Everything that was logged."""
-    return subprocess.run(["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE, check=True).stdout
+    return subprocess.run(
+        ["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE, check=True
+    ).stdout
 
 
 def processes():
