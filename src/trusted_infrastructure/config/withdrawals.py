@@ -77,21 +77,24 @@ def _covers(wider: Collection[str], narrower: Collection[str]) -> bool:
 
 
 def _ca(before: Content | None, after: Content | None) -> bool:
-    """Gone, another chain, or certificates without an EKU no longer taken."""
+    """Gone, another chain, certificates without an EKU no longer taken, or other revocations."""
     if not isinstance(before, kinds.CaCertificate):
         return False
     if not isinstance(after, kinds.CaCertificate):
         return True
-    return before.cert_chain != after.cert_chain or (before.eku_exception and not after.eku_exception)
+    stricter = before.eku_exception and not after.eku_exception
+    return before.cert_chain != after.cert_chain or before.crls != after.crls or stricter
 
 
 def _base_image(before: Content | None, after: Content | None) -> bool:
-    """Gone or changed; the name for people does not count."""
+    """Gone, retired or changed; the name for people does not count, nor do staging and activating."""
     if not isinstance(before, kinds.BaseImage):
         return False
     if not isinstance(after, kinds.BaseImage):
         return True
-    return msgspec.structs.replace(after, display_name=before.display_name) != before
+    if before.state != "RETIRED" and after.state == "RETIRED":
+        return True
+    return msgspec.structs.replace(after, display_name=before.display_name, state=before.state) != before
 
 
 def _settings(before: Content | None, after: Content | None) -> bool:
