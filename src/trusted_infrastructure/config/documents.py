@@ -132,7 +132,8 @@ class DeniedHost(Content, frozen=True):
 class CaCertificate(Content, frozen=True):
     """A TPM vendor's CA. cert_chain: PEM, root first. eku_exception: its EK certificates have no EKU.
 
-    crls: PEM certificate revocation lists (RFC 5280 section 5) of CAs of the chain; where a CA has one, it counts.
+    crls: PEM certificate revocation lists (RFC 5280 section 5) of CAs of the chain; where a CA has one, it
+    counts.
     """
 
     cert_chain: Annotated[list[str], msgspec.Meta(min_length=1)]
@@ -179,8 +180,8 @@ class BaseImage(Content, frozen=True):
 
     image_version: unique id; display_name: for people; bank: TPM hash name; pcrs: PCR number (decimal text,
     JSON has no integer keys) -> reference values. userspace: what covers user space (PROTOCOL 3.6).
-    state: STAGED (accepted, and reported as such) -> ACTIVE (accepted) -> RETIRED (refused). It is the only part
-    of an image that changes.
+    state: STAGED (accepted, and reported as such) -> ACTIVE (accepted) -> RETIRED (refused). It is the only
+    part of an image that changes.
     """
 
     image_version: Annotated[
