@@ -7,6 +7,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 LAB ?= lab
+RELEASE ?=
 FORMAT ?= table
 ONLY ?=
 VERBOSE ?=
@@ -26,11 +27,11 @@ endif
 .PHONY: help
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: LAB=name (default lab), FORMAT=json, ONLY=gate,gate, VERBOSE=-v"
+	@echo "Variables: LAB=name (default lab), RELEASE=trixie (of a new lab's hosts), FORMAT=json, ONLY=gate,gate, VERBOSE=-v"
 
 .PHONY: lab
 lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
-	@$(playbook) trusted.infrastructure.lab_up -e 'lab_name=$(LAB)'
+	@$(playbook) trusted.infrastructure.lab_up -e 'lab_name=$(LAB)' $(if $(RELEASE),-e 'lab_release=$(RELEASE)')
 	@$(playbook) -i '$(inventory)' trusted.infrastructure.lab
 	@$(status) --wait 60
 	@echo

@@ -2,10 +2,13 @@
 """Collect the wheels that hosts install: our own, and every dependency, pinned by hash.
 
     python3 tools/build_wheelhouse.py [--python /usr/bin/python3] [--output FOLDER] [--given FOLDER]
+                                      [--for "debian 13" [--mirror LINE ...]]
 
 Made for the operating system and the Python that it runs on; run it on a machine like the hosts (the control
-node, a build container, a named build host). It needs only Python's standard library to start, so that it can
-be copied there with src/, requirements/, pyproject.toml and LICENSE. Packages come from the index that pip is
+node, a named build host). It needs only Python's standard library to start, so that it can be copied there
+with src/, requirements/, pyproject.toml and LICENSE. `--for` says which system the hosts have; where this
+machine has another one, wheelhouse_container.py runs it in a container of that one, made from the package
+archives that `--mirror` gives, as mmdebstrap takes them. Python packages come from the index that pip is
 configured with, checked against requirements/<extra>.txt; those without a wheel are built here (gcc,
 pkg-config, python3-dev, libtss2-dev). Build tools are pinned too (requirements/build.txt).
 
@@ -337,30 +340,58 @@ def given_wheelhouse(folder: Path) -> dict[str, str]:
     return platform
 
 
+def ready(folder: Path, changed: bool, platform: dict[str, str]) -> dict[str, object]:
+    """What is printed about a complete wheelhouse."""
+    locks = {extra: sha256(folder / f"{extra}.lock") for extra in EXTRAS}
+    return {"folder": str(folder), "changed": changed, "locks": locks, "platform": platform}
+
+
+def wheelhouse_for(options: argparse.Namespace) -> dict[str, object]:
+    """Make or check the wheelhouse that the command line asks for."""
+    if options.given:
+        folder = options.given.resolve()
+        return ready(folder, False, given_wheelhouse(folder))
+    platform = platform_of(options.python)
+    elsewhere = options.system not in (None, "{os} {release}".format(**platform))
+    name = options.system.replace(" ", "-") if elsewhere else "{os}-{release}-py{python}".format(**platform)
+    folder = (options.output or ROOT / "build" / "wheelhouse" / name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if elsewhere:
+        return in_container(options.system, folder, options.mirror)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return ready(folder, make_wheelhouse(options.python, platform, folder), platform)
+
+
+def in_container(system: str, folder: Path, mirrors: list[str]) -> dict[str, object]:
+    """The wheelhouse of another system, made in a container of it."""
+    # What is copied to a build host is this file alone.
+    from wheelhouse_container import ContainerError, build_in_container
+
+    try:
+        with (folder.parent / ".containers.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return build_in_container(system, folder, mirrors)
+    except ContainerError as error:
+        raise WheelhouseError(str(error)) from error
+
+
 def main() -> int:
     """Make or check the wheelhouse that the command line asks for, and print where it is."""
     parser = argparse.ArgumentParser(description="Collect the wheels that hosts install.")
     parser.add_argument("--python", default="/usr/bin/python3", help="the Python that the hosts have")
     parser.add_argument("--output", type=Path, help="default: build/wheelhouse/<os>-<release>-py<version>")
     parser.add_argument("--given", type=Path, help="a ready wheelhouse: check it, build nothing")
+    parser.add_argument(
+        "--for", dest="system", metavar="SYSTEM", help='what the hosts have, such as "debian 13"'
+    )
+    parser.add_argument("--mirror", action="append", default=[], help="package archive of a container")
     options = parser.parse_args()
     try:
-        if options.given:
-            folder, changed = options.given.resolve(), False
-            platform = given_wheelhouse(folder)
-        else:
-            platform = platform_of(options.python)
-            name = "{os}-{release}-py{python}".format(**platform)
-            folder = (options.output or ROOT / "build" / "wheelhouse" / name).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                changed = make_wheelhouse(options.python, platform, folder)
+        print(json.dumps(wheelhouse_for(options)))
     except (WheelhouseError, OSError, tarfile.TarError) as error:
         print(f"wheelhouse: {error}", file=sys.stderr)
         return 1
-    locks = {extra: sha256(folder / f"{extra}.lock") for extra in EXTRAS}
-    print(json.dumps({"folder": str(folder), "changed": changed, "locks": locks, "platform": platform}))
     return 0
 
 

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, trusted.infrastructure contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Certificates and public keys in one form, so that they can be compared: PEM (RFC 7468), 64 columns, a final newline.
+"""Certificates, CRLs and public keys in one form, so that they can be compared: PEM (RFC 7468), 64 columns, a final newline.
 
 Nothing is verified here. That is the server's work, and it refuses what it cannot read.
 """
@@ -14,6 +14,7 @@ import re
 import typing as t
 
 CERTIFICATE = "CERTIFICATE"
+CRL = "X509 CRL"
 PUBLIC_KEY = "PUBLIC KEY"
 SEQUENCE = 0x30
 VERSION = 0xA0
@@ -32,6 +33,16 @@ def certificates(texts: t.Iterable[str]) -> list[str]:
         # "MI" is how base64 of any certificate begins: a sequence of more than 127 bytes.
         if not blocks and text.strip().startswith("MI"):
             blocks = [_normal(CERTIFICATE, text)]
+        found += [block if block is not None else text for block in blocks or [None]]
+    return found
+
+
+def crls(texts: t.Iterable[str]) -> list[str]:
+    """Each certificate revocation list of the texts in the one form. A text holds PEM blocks, with anything around
+    them. What is none stays as it is."""
+    found: list[str] = []
+    for text in texts:
+        blocks = [_normal(CRL, body) for body in _bodies(CRL, text)]
         found += [block if block is not None else text for block in blocks or [None]]
     return found
 

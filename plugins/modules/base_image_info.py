@@ -7,12 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: base_image_info
-short_description: List the base images that a Trust Authority Cluster accepts
+short_description: List the base images of a Trust Authority Cluster
 version_added: 0.1.0
 author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
-  - Reads the base images of a Trust Authority Cluster.
+  - Reads the base images of a Trust Authority Cluster with their life cycle, and which hosts run which.
+  - A vCenter Server knows neither; there, only what its API says is returned.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes.info
@@ -32,6 +33,16 @@ EXAMPLES = r"""
 - name: All of them
   trusted.infrastructure.base_image_info:
     cluster: trust-authority
+
+- name: May the old one go?
+  trusted.infrastructure.base_image_info:
+    cluster: trust-authority
+    names: ["2026.11"]
+  register: found
+
+- name: Nobody runs it any more
+  ansible.builtin.assert:
+    that: found.base_images | map(attribute='hosts') | flatten | length == 0
 """
 
 RETURN = r"""
@@ -40,35 +51,86 @@ base_images:
   type: list
   elements: dict
   returned: always
-  sample: [{"version": "2026.11", "display_name": "2026.11", "health": "OK", "details": []}]
+  sample:
+    - version: "2026.11"
+      display_name: "2026.11"
+      life_cycle: active
+      bank: sha256
+      userspace: verity
+      scopes: [default]
+      last_of: []
+      hosts:
+        - host: host1
+          principal: https://workload-manager/
+          last_attested_time: "2026-11-21T12:00:00.000Z"
+          attested_until: "2026-11-21T13:00:00.000Z"
+          services: [ta1, ta2]
+      health: OK
+      details: []
+  contains:
+    version:
+      description: Version of the image.
+      type: str
+      returned: always
+    display_name:
+      description: Name for people.
+      type: str
+      returned: always
+    life_cycle:
+      description: V(staged) and V(active) images are accepted, and a token says with which state; V(retired) ones are refused.
+      type: str
+      returned: when the server has a life cycle
+    scopes:
+      description: Scopes whose hosts may use it.
+      type: list
+      elements: str
+      returned: when the server has a life cycle
+    last_of:
+      description: Scopes for which it is the only image that is accepted; without it none of their hosts is attested.
+      type: list
+      elements: str
+      returned: when the server has a life cycle
+    hosts:
+      description: Hosts whose last attestation was with it, and the Trust Authority hosts (RV(ignore:services)) that say so.
+      type: list
+      elements: dict
+      returned: when the server has a life cycle
+    last_attested_time:
+      description: When a host was attested with it last.
+      type: str
+      returned: when one was
+    health:
+      description: Whether every Trust Authority host has it.
+      type: str
+      returned: always
+    details:
+      description: Why health is not OK.
+      type: list
+      elements: dict
+      returned: always
 """
 
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.base_images import (
+    RESOURCE,
+    life_cycles,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.cluster_objects import each_in_full
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
-    Call,
-    ManagementClient,
-    path,
-)
-
-RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/attestation/os/esx/base-images"
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ManagementClient
 
 
 def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[str, t.Any]]:
-    """Each one in full."""
-    base = path(RESOURCE, cluster=cluster_id(client, cluster))
-    rows = client.call(Call("GET", base, task=True))
-    wanted = [row["version"] for row in rows if not names or row["version"] in names]
-    return [
-        {"version": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))}
-        for name in wanted
-    ]
+    """Each one in full, with what only our manager knows."""
+    found = each_in_full(client, RESOURCE, cluster, "version", names)
+    known = (life_cycles(client, cluster) if found else None) or {}
+    return [{**known.get(image["version"], {}), **image} for image in found]
 
 
 def main() -> t.NoReturn:

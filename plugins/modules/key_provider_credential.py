@@ -32,8 +32,10 @@ options:
     required: true
   update:
     description:
-      - V(on_create) sends the password when the provider has none. vCenter Server does not tell that; there it is sent
-        when the provider is not healthy.
+      - V(on_create) sends the password when the provider has none, or when its key servers, proxy or trusted certificates
+        changed since it was set. It is bound to those, so that nobody can have it sent to a server of his own.
+      - vCenter Server does not tell whether it has a password; there V(on_create) sends it when the provider is not
+        healthy.
       - V(unhealthy) sends it also when the provider is not healthy, as after a change of the password on the key servers.
       - V(always) sends it each time, which is a change each time.
     type: str

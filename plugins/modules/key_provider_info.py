@@ -47,28 +47,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.cluster_objects import each_in_full
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import cluster_id, inform
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
-    Call,
-    ManagementClient,
-    path,
-)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import inform
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers"
-
-
-def read(client: ManagementClient, cluster: str, names: list[str]) -> list[dict[str, t.Any]]:
-    """Each one in full."""
-    base = path(RESOURCE, cluster=cluster_id(client, cluster))
-    rows = client.call(Call("GET", base, task=True))
-    wanted = [row["provider"] for row in rows if not names or row["provider"] in names]
-    return [
-        {"provider": name, **client.call(Call("GET", base + path("/{name}", name=name), task=True))}
-        for name in wanted
-    ]
 
 
 def main() -> t.NoReturn:
@@ -83,7 +68,9 @@ def main() -> t.NoReturn:
     inform(
         module,
         "key_providers",
-        lambda client: read(client, module.params["cluster"], module.params["names"]),
+        lambda client: each_in_full(
+            client, RESOURCE, module.params["cluster"], "provider", module.params["names"]
+        ),
         absent=[],
     )
 

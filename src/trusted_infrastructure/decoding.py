@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from trusted_infrastructure.json_names import repeated_name
 from trusted_infrastructure.refusal import InvalidField
 
 T = TypeVar("T")
@@ -25,10 +26,11 @@ def decode_json(
 
     whole: name of the whole value, for errors that belong to no single field. invalid_code: reason code for
     JSON that is not what we expect; what is no JSON at all is `malformed_request`. dec_hook: see msgspec.
-    Raises InvalidField (400).
+    Raises InvalidField (400), also for a name that an object has twice.
     """
     try:
-        return msgspec.json.decode(data, type=wanted, dec_hook=dec_hook)
+        value = msgspec.json.decode(data, type=wanted, dec_hook=dec_hook)
+        repeated = repeated_name(data)
     except msgspec.ValidationError as error:
         reason, _separator, path = str(error).partition(" - at `$")
         raise InvalidField(path.rstrip("`").lstrip(".") or whole, reason, invalid_code) from None
@@ -36,3 +38,6 @@ def decode_json(
         raise InvalidField(whole, f"is not JSON: {error}") from None
     except RecursionError:
         raise InvalidField(whole, "is nested too deeply") from None
+    if repeated is not None:
+        raise InvalidField(repeated[:64], "is given more than once")
+    return value

@@ -99,12 +99,14 @@ class Evidence(WireMessage, frozen=True):
 
 
 class AttestationResult(WireMessage, frozen=True):
-    """Attestation Service to agent: the token (JWT) and when it ends (Unix seconds)."""
+    """Attestation Service to agent: the token (JWT) and when it ends (Unix seconds). image_state: STAGED where
+    the base image is not in general use yet; for people."""
 
     token: str
     expires: int
     base_image: str
     security_generation: int
+    image_state: Literal["STAGED", "ACTIVE", "RETIRED"] = "ACTIVE"
 
 
 class CreateKeyRequest(WireMessage, frozen=True):

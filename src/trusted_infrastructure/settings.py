@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import grp
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +25,22 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     allowed_users: list[str | int] = msgspec.field(default_factory=lambda: ["root", "www-data"])
     socket_group: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class TrustAuthoritySettings(ServiceSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the settings of both services of a Trust Authority host have besides.
+
+    anchors_directory: has peers.json. audit_segment_size: bytes at which a file of the audit log is closed.
+    audit_segments_kept: closed files that are kept; 0 keeps all. clock_max_unsynchronized: seconds for which
+    the service goes on with a clock that no time service keeps; 0 does not look. peer_head_interval: seconds
+    between two looks at the peers' audit heads, clocks and security generations.
+    """
+
+    anchors_directory: Path = Path("/etc/trusted-infrastructure/anchors")
+    audit_segment_size: Annotated[int, msgspec.Meta(ge=4096, le=1 << 40)] = 64 << 20
+    audit_segments_kept: Annotated[int, msgspec.Meta(ge=0)] = 0
+    clock_max_unsynchronized: Annotated[int, msgspec.Meta(ge=0, le=365 * 86_400)] = 86_400
+    peer_head_interval: Annotated[float, msgspec.Meta(gt=0, le=300)] = 60.0
 
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)

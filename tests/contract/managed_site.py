@@ -38,6 +38,8 @@ class Door:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.operations: list[AnyOperation] = []
+        # Beginning of the paths that this server does not have, as a vCenter would not.
+        self.missing = ""
 
     def __call__(self, **_options: Any) -> Door:
         return self
@@ -46,6 +48,8 @@ class Door:
         """As `Request.open`."""
         split = urlsplit(url)
         path = split.path.removeprefix("/api")
+        if self.missing and path.startswith(self.missing):
+            raise HTTPError(url, 404, "Not Found", Message(), io.BytesIO())
         query = parse_qsl(split.query, strict_parsing=bool(split.query))
         operation = ROUTER.find(method, path, query).operation
         check_task_parameter(operation, query)

@@ -161,6 +161,18 @@ def scopes(site: Site) -> None:
     }
     assert "must not contain /" in site.refused("scope", **wanted)
     wanted["name"] = "department a"
+    assert "spec.principal: no consumer principal" in site.refused("scope", **wanted)
+    site.ok(
+        "consumer_principal",
+        cluster=CLUSTER,
+        issuer=wanted["principal"],
+        issuer_alias="workload",
+        principal_name="machine",
+        principal_domain="lab",
+        certificates=[[SIGNER.pem]],
+    )
+    assert "spec.providers[0]: there is no key provider 'finance'" in site.refused("scope", **wanted)
+    wanted["providers"] = ["*"]
     site.converges("scope", **wanted)
     site.converges("scope", **{**wanted, "base_images": []})
     found = site.ok("scope_info", cluster=CLUSTER)["scopes"]
@@ -189,6 +201,13 @@ def vendors(site: Site) -> None:
     message = site.refused("tpm2_ca_certificate", **wanted, cert_chain=[ISSUING.pem, VENDOR.pem])
     assert "put back" in message
     site.stays("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], eku_exception=True)
+    lists = [VENDOR.crl()]
+    site.converges("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], crls=lists)
+    site.stays("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], crls=[reformatted(lists[0])])
+    site.stays("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem])
+    message = site.refused("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], crls=[ISSUING.crl()])
+    assert "which is no CA of this entry's cert_chain" in message
+    site.converges("tpm2_ca_certificate", **wanted, cert_chain=[VENDOR.pem], crls=[])
     found = site.ok("tpm2_ca_certificate_info", cluster=CLUSTER, names=["vendor"])["ca_certificates"]
     assert [(row["name"], row["health"]) for row in found] == [("vendor", "OK")]
     site.converges("tpm2_ca_certificate", **wanted, state="absent")
@@ -243,7 +262,51 @@ def base_images(site: Site) -> None:
     assert "is the document of version 2026.11" in site.refused("base_image", **wanted, version="2026.12")
     path.write_text(json.dumps({**image, "display_name": "Host two"}))
     assert "a version never changes" in site.refused("base_image", **wanted)
+    life_cycle(site, path, image)
     site.converges("base_image", cluster=CLUSTER, version="2026.11", state="absent")
+    without_life_cycles(site)
+
+
+def life_cycle(site: Site, path: Path, image: dict[str, Any]) -> None:
+    """Staged, active, retired; back only where the task says so."""
+    path.write_text(json.dumps({**image, "image_version": "2026.12", "state": "STAGED"}))
+    wanted = {"cluster": CLUSTER, "version": "2026.12"}
+    assert "give the path" in site.refused("base_image", **wanted, life_cycle="active")
+    result = site.converges("base_image", cluster=CLUSTER, path=str(path))
+    assert result["resource"]["life_cycle"] == "staged"
+    site.converges("base_image", **wanted, life_cycle="active")
+    # The record has not followed.
+    assert "does not become staged again" in site.refused("base_image", cluster=CLUSTER, path=str(path))
+    site.stays("base_image", cluster=CLUSTER, path=str(path), life_cycle="active")
+    site.converges("base_image", **wanted, life_cycle="retired")
+    for state in ("staged", "active"):
+        assert "trust again" in site.refused("base_image", **wanted, life_cycle=state)
+    site.converges("base_image", **wanted, life_cycle="active", reactivate=True)
+    found = site.ok("base_image_info", cluster=CLUSTER, names=["2026.12"])["base_images"]
+    assert [(row["life_cycle"], row["hosts"], row["scopes"]) for row in found] == [("active", [], [])]
+    site.converges("base_image", **wanted, state="absent")
+
+
+def without_life_cycles(site: Site) -> None:
+    """A server that has vSphere's operations only."""
+    archive = site.directory / "imgdb.tgz"
+    archive.write_text(
+        json.dumps(
+            {
+                "display_name": "x",
+                "image_version": "8.0",
+                "bank": "sha256",
+                "pcrs": {"0": {"value": "ab" * 32}},
+            }
+        )
+    )
+    wanted = {"cluster": CLUSTER, "path": str(archive), "version": "8.0"}
+    site.door.missing = "/trust/"
+    assert "life_cycle" not in site.converges("base_image", **wanted)["resource"]
+    assert "no life cycle" in site.refused("base_image", **wanted, life_cycle="retired")
+    (found,) = site.ok("base_image_info", cluster=CLUSTER)["base_images"]
+    assert "life_cycle" not in found
+    site.door.missing = ""
 
 
 def answer_for_providers(site: Site, provider: str) -> None:

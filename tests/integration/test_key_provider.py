@@ -148,6 +148,7 @@ def make(folder: Path, servers: tuple[SoftwareKeyServer, SoftwareKeyServer]) -> 
         snapshot=folder / "snapshot.json",
         state_directory=folder / "state",
         run_directory=folder / "run",
+        clock_max_unsynchronized=0,
     )
     return TrustAuthority(build(settings, fetch), authority, side, servers, folder, document)
 
@@ -262,7 +263,7 @@ def test_a_key_that_is_not_replicated_is_refused(trust_authority: TrustAuthority
     trust_authority.set(master_key_id="3001")
     assert trust_authority.look()["health"] == "ERROR"
     assert trust_authority.ask()[0] == "primary_key_mismatch"
-    log = (trust_authority.folder / "state" / "audit.log").read_text()
+    log = (trust_authority.folder / "state" / "audit.jsonl").read_text()
     assert log.count("primary_key_mismatch") >= 2
     with pytest.raises(AssertionError, match="primary_key_mismatch"):
         trust_authority.manage("POST", "/providers/finance/check-value")

@@ -43,6 +43,7 @@ class Process:
             "snapshot": str(folder / "snapshot.json"),
             "state_directory": str(folder / "state"),
             "run_directory": str(folder / "run"),
+            "clock_max_unsynchronized": 0,
             "lock_memory": False,
             "allowed_users": [os.getuid()],
         }
@@ -127,11 +128,11 @@ def test_a_kill_loses_no_record(service: Process) -> None:
     assert service.process is not None
     service.process.kill()
     service.process.wait()
-    found = verify(service.folder / "state" / "audit.log")
+    found = verify(service.folder / "state" / "audit.jsonl")
     assert (found.intact, found.records) == (True, 5)
     service.start()
     service.wait_for_sockets()
-    assert verify(service.folder / "state" / "audit.log").records == 5
+    assert verify(service.folder / "state" / "audit.jsonl").records == 5
 
 
 @pytest.mark.parametrize(

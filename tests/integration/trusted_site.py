@@ -278,6 +278,7 @@ class TrustedSite:
             "snapshot": folder / "run/snapshot.json",
             "state_directory": state,
             "run_directory": folder / "run",
+            "clock_max_unsynchronized": 0,
         }
 
     async def _key_set(self, _peer: Peer) -> str:

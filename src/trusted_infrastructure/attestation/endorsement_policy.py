@@ -15,11 +15,12 @@ machine of the same vendor passes the first, and not the second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from trusted_infrastructure.attestation.verified import Verified, key_of
 from trusted_infrastructure.config.documents import CaCertificate, EndorsementKey, Tpm2Settings
 from trusted_infrastructure.config.snapshot import Snapshot
 from trusted_infrastructure.refusal import Refusal
@@ -30,6 +31,10 @@ from trusted_infrastructure.tpm.endorsement import (
 )
 from trusted_infrastructure.tpm.keys import check_endorsement_key
 from trusted_infrastructure.tpm.public_area import PublicArea
+
+CRL_NOTICE = timedelta(days=7)
+# What does not end by itself is judged again once a day.
+ENROLMENT_REUSE = 86_400
 
 
 class EndorsementPolicy:
@@ -43,9 +48,12 @@ class EndorsementPolicy:
         self._authorities: list[CertificateAuthority] = []
         self._enrolled: set[bytes] = set()
         self.problems: list[str] = []
+        self._endorsed: Verified[bool] = Verified()
         for name, entry in snapshot.documents("ca_certificate", CaCertificate).items():
             try:
-                authority = load_certificate_authority(name, entry.cert_chain, entry.eku_exception)
+                authority = load_certificate_authority(
+                    name, entry.cert_chain, entry.eku_exception, entry.crls
+                )
                 self._authorities.append(authority)
             except Refusal as refusal:
                 self.problems.append(f"CA entry {name}: {refusal.message}")
@@ -54,6 +62,22 @@ class EndorsementPolicy:
                 self._enrolled.add(_der(serialization.load_pem_public_key(key.public_key.encode())))
             except (ValueError, UnsupportedAlgorithm):
                 self.problems.append(f"endorsement key {name}: public_key is not a public key in PEM")
+
+        lists = [crl for authority in self._authorities for crl in authority.revocation_lists]
+        self._list_boundaries = [at for crl in lists for at in (crl.this_update, crl.next_update)]
+
+    def warnings(self, now: int) -> list[str]:
+        """CRLs that are out of date, or soon will be, in words for the status. now: Unix seconds."""
+        moment = datetime.fromtimestamp(now, UTC)
+        found = []
+        for authority in self._authorities:
+            for crl in authority.revocation_lists:
+                if crl.next_update - moment < CRL_NOTICE:
+                    found.append(
+                        f"CA entry {authority.name}: the CRL of '{crl.issuer.text}' ends on "
+                        f"{crl.next_update:%Y-%m-%d}; then no TPM is accepted that this CA has certified"
+                    )
+        return found
 
     def check(self, ek: PublicArea, expected_digest: str, certificates: Sequence[bytes], now: int) -> None:
         """Refuse an endorsement key that the policy does not trust.
@@ -76,6 +100,9 @@ class EndorsementPolicy:
                 "the TPM settings require neither certificate validation nor enrolled endorsement keys",
                 "Require at least one of the two in the TPM 2.0 settings.",
             )
+        known = key_of(ek.marshalled, *certificates)
+        if self._endorsed.get(known, now):
+            return
         check_endorsement_key(ek)
         if self._settings.require_endorsement_keys and _der(ek.public_key()) not in self._enrolled:
             raise Refusal(
@@ -83,8 +110,12 @@ class EndorsementPolicy:
                 f"endorsement key {ek.digest} is not enrolled",
                 "Enroll the host's endorsement key, if this is the TPM that you expect in this host.",
             )
+        boundaries = [float(now + ENROLMENT_REUSE)]
         if self._settings.require_certificate_validation:
-            verify_endorsement(ek, certificates, self._authorities, datetime.fromtimestamp(now, UTC))
+            moment = datetime.fromtimestamp(now, UTC)
+            endorsement = verify_endorsement(ek, certificates, self._authorities, moment)
+            boundaries += [at.timestamp() for at in (*endorsement.boundaries, *self._list_boundaries)]
+        self._endorsed.put(known, True, now, boundaries)
 
 
 def _der(key: object) -> bytes:

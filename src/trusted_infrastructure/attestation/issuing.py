@@ -26,7 +26,8 @@ import structlog
 
 from trusted_infrastructure.attestation import challenges, verifier
 from trusted_infrastructure.attestation.challenges import ChallengeEnvelope, UsedChallenges
-from trusted_infrastructure.attestation.state import HostResult, State
+from trusted_infrastructure.attestation.host_results import HostResult, ImageState
+from trusted_infrastructure.attestation.state import State
 from trusted_infrastructure.attestation.token_keys import TokenKeys
 from trusted_infrastructure.attestation.verifier import Appraisal, Configuration
 from trusted_infrastructure.audit import AuditLog, Decision, Detail
@@ -37,7 +38,7 @@ from trusted_infrastructure.messages import (
     Evidence,
     decode,
 )
-from trusted_infrastructure.rate_limit import RateLimit
+from trusted_infrastructure.rate_limit import Limit
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tokens import AssertionClaims, Confirmation, SealingTarget, TokenClaims
 from trusted_infrastructure.tpm.credential import make_credential
@@ -67,10 +68,13 @@ class Issuer:
         state: State,
         audit: AuditLog,
         token_keys: TokenKeys,
-        limit: RateLimit,
+        limit: Limit,
         clock: Callable[[], float],
+        ready: Callable[[int], None] = lambda _generation: None,
     ) -> None:
-        """clock: Unix seconds."""
+        """clock: Unix seconds. ready: may this service decide under its security generation? Raises
+        Unavailable."""
+        self._ready = ready
         self._service_id = service_id
         self._envelope = envelope
         self._used = used
@@ -90,7 +94,12 @@ class Issuer:
         attempt = Attempt(address, "evidence")
         return self._decided(attempt, lambda: self._evidence(body, attempt, configuration))
 
+    def turned_away(self, operation: str, address: str, refusal: Refusal) -> None:
+        """Record a request that was refused before it was read. Raises Unavailable `audit_unavailable`."""
+        self._refused(Attempt(address, operation), refusal)
+
     def _challenge(self, body: bytes, attempt: Attempt, configuration: Configuration) -> Challenge:
+        self._ready(configuration.snapshot.security_generation)
         now = int(self._clock())
         request, attempt.assertion = verifier.identify(body, configuration, now)
         self._limit.take(attempt.assertion.ek_digest)
@@ -110,6 +119,7 @@ class Issuer:
         )
 
     def _evidence(self, body: bytes, attempt: Attempt, configuration: Configuration) -> AttestationResult:
+        self._ready(configuration.snapshot.security_generation)
         now = int(self._clock())
         evidence = decode(body, Evidence)
         state = self._envelope.open(evidence.challenge, self._service_id, PURPOSE_TOKEN, now)
@@ -123,12 +133,13 @@ class Issuer:
         claims = self._claims(appraisal, evidence, configuration, now)
         token = self._token_keys.sign(claims, now)
         self._audit.append(self._decision(attempt, "ok", now, _described(claims)))
-        self._note(_attested(claims, attempt.address, now))
+        self._note(_attested(claims, appraisal.image.state, attempt.address, now))
         return AttestationResult(
             token=token,
             expires=claims.exp,
             base_image=claims.base_image,
             security_generation=claims.security_generation,
+            image_state=appraisal.image.state,
         )
 
     def _claims(
@@ -218,7 +229,7 @@ def _described(claims: TokenClaims) -> dict[str, Detail]:
     }
 
 
-def _attested(claims: TokenClaims, address: str, now: int) -> HostResult:
+def _attested(claims: TokenClaims, image_state: ImageState, address: str, now: int) -> HostResult:
     return HostResult(
         principal=claims.principal,
         host=claims.sub,
@@ -227,6 +238,7 @@ def _attested(claims: TokenClaims, address: str, now: int) -> HostResult:
         last=now,
         until=claims.exp,
         base_image=claims.base_image,
+        image_state=image_state,
         ek_digest=claims.ek_digest,
         address=address,
     )

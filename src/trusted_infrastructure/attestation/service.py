@@ -9,10 +9,13 @@ Routes on `public.sock`
   POST /attestation/v1/challenge   ChallengeRequest -> Challenge
   POST /attestation/v1/evidence    Evidence -> AttestationResult
   GET  /attestation/v1/keys        {"keys": key set as JWS}
+  GET  /attestation/v1/jwks        JWK set (RFC 7517), not signed
+  GET  /attestation/v1/generation  {"security_generation", "grace_period"}: whether to attest again
+  GET  /attestation/v1/audit-head, /peer-heads     see peers.routes
 Routes on `management.sock` (client certificate of this side's manager)
   GET  /attestation/manage/v1/status
-  GET  /attestation/manage/v1/hosts
-  GET  /attestation/manage/v1/audit/head
+  GET  /attestation/manage/v1/hosts, /hosts/{host}/history, /transitions
+  GET  /attestation/manage/v1/audit/head, ...      see peers.routes
   GET  /attestation/manage/v1/metrics                                  Prometheus text
   POST /attestation/manage/v1/endorsement-keys/{ek_digest}/accept-clock
 """
@@ -21,34 +24,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trusted_infrastructure.attestation import challenges
 from trusted_infrastructure.attestation.challenges import ChallengeEnvelope, UsedChallenges
+from trusted_infrastructure.attestation.host_reports import HostReports
 from trusted_infrastructure.attestation.issuing import Issuer
+from trusted_infrastructure.attestation.shared import Shared, share_metrics
 from trusted_infrastructure.attestation.state import State
-from trusted_infrastructure.attestation.token_keys import ServiceIdentity, TokenKeys
+from trusted_infrastructure.attestation.token_keys import KEY_SET_REUSE, ServiceIdentity, TokenKeys
 from trusted_infrastructure.attestation.verifier import Configuration, configuration_of
-from trusted_infrastructure.audit import AuditLog, Decision
+from trusted_infrastructure.audit import Decision
 from trusted_infrastructure.config.documents import Name
 from trusted_infrastructure.config.snapshot import SnapshotReader
 from trusted_infrastructure.identity import LeafVerifier
-from trusted_infrastructure.rate_limit import RateLimit
+from trusted_infrastructure.peers.oversight import Oversight
+from trusted_infrastructure.process_hardening import lock_memory
 from trusted_infrastructure.refusal import InvalidField, Refusal
-from trusted_infrastructure.settings import ServiceSettings, group_id, load_settings
-from trusted_infrastructure.transport import Application, JSONAnswer, configure_logging, serve
+from trusted_infrastructure.settings import TrustAuthoritySettings, group_id, load_settings
+from trusted_infrastructure.transport import (
+    Application,
+    Doors,
+    JSONAnswer,
+    Program,
+    configure_logging,
+    serve_workers,
+    user_ids,
+)
 
 log = structlog.get_logger("trusted_infrastructure.attestation")
 
@@ -60,12 +71,13 @@ THREADS = 8
 Answer = TypeVar("Answer")
 
 
-class Settings(ServiceSettings, frozen=True):
+class Settings(TrustAuthoritySettings, frozen=True):
     """Settings of the attestation service (/etc/trusted-infrastructure/attestation.json).
 
     host: inventory name; service_id: "attestation@<host>". side_ca: PEM of the CA whose manager may manage.
     identity_certificate, identity_key: PEM; they sign the key set. snapshot: published configuration.
-    run_directory: on tmpfs. requests_per_minute, burst: challenges for one endorsement key.
+    run_directory: on tmpfs. requests_per_minute, burst: challenges for one endorsement key, of all workers.
+    workers: processes that answer; one for each core that the service may use.
     """
 
     host: Name
@@ -79,21 +91,34 @@ class Settings(ServiceSettings, frozen=True):
     public_name: Name
     requests_per_minute: int = 30
     burst: int = 20
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 
 
 class AttestationService:
     """The open service: its parts, and what its routes do. For use by one event loop."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Open state, audit log and keys. Raises Refusal when one of them cannot be used."""
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        shared: Shared | None = None,
+    ) -> None:
+        """Open state, audit log and keys. shared: with the other workers; None where there are none.
+
+        Raises Refusal when one of them cannot be used.
+        """
+        # Not with this module: see there.
+        from trusted_infrastructure.attestation.metrics import Metrics
+
+        shared = shared or Shared.make(settings.requests_per_minute, settings.burst)
         self._settings = settings
         self._clock = clock
-        now = int(clock())
         if settings.service_id != f"attestation@{settings.host}":
             raise InvalidField("service_id", f"must be attestation@{settings.host}", "settings_invalid")
         self._identity = ServiceIdentity(settings.identity_certificate, settings.identity_key)
-        self._keys = TokenKeys(settings.service_id, self._identity, now)
-        self._audit = AuditLog(settings.state_directory / "audit.jsonl", settings.service_id, now)
+        self._keys = TokenKeys(settings.service_id, self._identity, shared.token_secret)
+        self.oversight = Oversight(settings, "/attestation/v1", self._identity.key_and_chain, clock)
+        self._audit = self.oversight.log
         self._state = State(settings.state_directory / "state.db")
         self._used = UsedChallenges(settings.run_directory / "challenges.db")
         self._reader = SnapshotReader(settings.snapshot)
@@ -101,21 +126,17 @@ class AttestationService:
         self._threads = ThreadPoolExecutor(THREADS, "attestation")
         self._issuer = Issuer(
             settings.service_id,
-            ChallengeEnvelope(os.urandom(challenges.KEY_SIZE)),
+            ChallengeEnvelope(shared.envelope_key),
             self._used,
             self._state,
             self._audit,
             self._keys,
-            RateLimit(settings.requests_per_minute / 60, settings.burst, time.monotonic),
+            shared.limit,
             clock,
+            self.oversight.ready,
         )
-        self.metrics = CollectorRegistry()
-        self._decisions = Counter(
-            "attestation_decisions", "Answers to hosts", ["operation", "code"], registry=self.metrics
-        )
-        self._seconds = Histogram(
-            "attestation_seconds", "Time to answer", ["operation"], registry=self.metrics
-        )
+        self.host_reports = HostReports(self._state, settings.service_id, clock, self._in_thread)
+        self._metrics = Metrics()
 
     def configuration(self) -> Configuration:
         """The configuration as published now, prepared once for each state of it.
@@ -138,25 +159,38 @@ class AttestationService:
 
     async def keys(self, _request: Request) -> Response:
         """GET keys."""
+        self.oversight.guard.check()
         return JSONAnswer({"keys": await self._in_thread(lambda: self._keys.key_set(int(self._clock())))})
+
+    async def jwks(self, _request: Request) -> Response:
+        """GET jwks: the same keys for verifiers that do not know our key sets; as good as the connection."""
+        self.oversight.guard.check()
+        keys = await self._in_thread(lambda: self._keys.jwks(int(self._clock())))
+        return Response(
+            msgspec.json.encode(keys),
+            media_type="application/jwk-set+json",
+            headers={"cache-control": f"max-age={KEY_SET_REUSE}"},
+        )
+
+    async def generation(self, _request: Request) -> Response:
+        """GET generation: a host whose token is of a lower one attests again, within the grace period."""
+        configuration = self.configuration()
+        return JSONAnswer(
+            {
+                "security_generation": configuration.snapshot.security_generation,
+                "grace_period": configuration.cluster.grace_period,
+            }
+        )
 
     async def status(self, _request: Request) -> Response:
         """GET status: OK, WARNING (something is not as it should be), or ERROR (nobody can be attested)."""
         return JSONAnswer(self._status())
 
-    async def hosts(self, _request: Request) -> Response:
-        """GET hosts: the last result of each host."""
-        return JSONAnswer({"hosts": await self._in_thread(self._state.results)})
-
-    async def audit_head(self, _request: Request) -> Response:
-        """GET audit/head: where the chain stands, plain and signed."""
-        head = await self._in_thread(self._audit.head)
-        signed = self._keys.sign_head(head, int(self._clock()))
-        return JSONAnswer({"chain": head.chain, "seq": head.seq, "hash": head.hash, "signed": signed})
-
     async def prometheus(self, _request: Request) -> Response:
         """GET metrics."""
-        return Response(generate_latest(self.metrics), media_type=CONTENT_TYPE_LATEST)
+        from trusted_infrastructure.attestation.metrics import CONTENT_TYPE
+
+        return Response(await self._in_thread(self._metrics.text), media_type=CONTENT_TYPE)
 
     async def accept_clock(self, request: Request) -> Response:
         """POST accept-clock: an administrator says that this TPM was cleared, or replaced, on purpose."""
@@ -183,7 +217,7 @@ class AttestationService:
         self._threads.shutdown(wait=True)
         self._used.close()
         self._state.close()
-        self._audit.close()
+        self.oversight.close()
 
     async def _answer(
         self,
@@ -191,19 +225,28 @@ class AttestationService:
         operation: str,
         decide: Callable[[bytes, str, Configuration], Any],
     ) -> Response:
-        body = await request.body()
-        configuration = self.configuration()
         address = request.headers.get("x-real-ip", "")
         began = time.perf_counter()
         code = "ok"
         try:
+            body, configuration = await self._received(request, operation, address)
             return JSONAnswer(await self._in_thread(lambda: decide(body, address, configuration)))
         except Refusal as refusal:
             code = refusal.code
             raise
         finally:
-            self._decisions.labels(operation, code).inc()
-            self._seconds.labels(operation).observe(time.perf_counter() - began)
+            self._metrics.decided(operation, code, time.perf_counter() - began)
+
+    async def _received(
+        self, request: Request, operation: str, address: str
+    ) -> tuple[bytes, Configuration]:
+        """Body and configuration. A refusal here (too large, not enabled) is a decision as any other."""
+        try:
+            return await request.body(), self.configuration()
+        except Refusal as refusal:
+            decision = refusal
+        await self._in_thread(lambda: self._issuer.turned_away(operation, address, decision))
+        raise decision
 
     def _in_thread(self, work: Callable[[], Answer]) -> Awaitable[Answer]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -216,6 +259,7 @@ class AttestationService:
             configuration = self.configuration()
             generation = configuration.snapshot.security_generation
             details += configuration.endorsement_policy.problems
+            details += configuration.endorsement_policy.warnings(int(self._clock()))
         except Refusal as refusal:
             health = "ERROR"
             details.append(f"{refusal.code}: {refusal.message}")
@@ -235,6 +279,10 @@ class AttestationService:
         except Refusal as refusal:
             health = "ERROR"
             details.append(f"{refusal.code}: {refusal.message}")
+        stopped, watched = self.oversight.problems()
+        details += stopped + watched
+        if stopped:
+            health = "ERROR"
         if details and health == "OK":
             health = "WARNING"
         return {
@@ -253,6 +301,9 @@ def public_application(service: AttestationService) -> Application:
             Route("/attestation/v1/challenge", service.challenge, methods=["POST"]),
             Route("/attestation/v1/evidence", service.evidence, methods=["POST"]),
             Route("/attestation/v1/keys", service.keys, methods=["GET"]),
+            Route("/attestation/v1/jwks", service.jwks, methods=["GET"]),
+            Route("/attestation/v1/generation", service.generation, methods=["GET"]),
+            *service.oversight.routes.public("/attestation/v1"),
         ],
         body_limit=BODY_LIMIT,
     )
@@ -267,8 +318,8 @@ def management_application(
     return Application(
         [
             Route(base + "/status", service.status, methods=["GET"]),
-            Route(base + "/hosts", service.hosts, methods=["GET"]),
-            Route(base + "/audit/head", service.audit_head, methods=["GET"]),
+            *service.host_reports.routes(base),
+            *service.oversight.routes.management(base),
             Route(base + "/metrics", service.prometheus, methods=["GET"]),
             Route(accept, service.accept_clock, methods=["POST"]),
         ],
@@ -280,21 +331,36 @@ def run(settings_path: Path) -> None:
     """Serve until SIGTERM. Raises Refusal when the settings, the state or the sockets cannot be used."""
     settings = load_settings(settings_path, Settings)
     configure_logging("attestation", settings.log_level)
-    service = AttestationService(settings)
-
-    @contextlib.asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            service.close()
-
-    serve(
-        {
-            settings.run_directory / "public.sock": public_application(service),
-            settings.run_directory / "management.sock": management_application(service, settings),
-        },
-        allowed_users=settings.allowed_users,
+    public, management = (settings.run_directory / name for name in ("public.sock", "management.sock"))
+    doors = Doors(
+        (public, management),
+        allowed_uids=user_ids(settings.allowed_users),
         socket_group=group_id(settings.socket_group),
-        lifespan=lifespan,
     )
+    shared = Shared.make(settings.requests_per_minute, settings.burst)
+    if settings.workers > 1:
+        share_metrics(settings.run_directory / "metrics")
+        # What is made or repaired on opening is made by one process, and what cannot be used shows at once.
+        AttestationService(settings, shared=shared).close()
+
+    def start(_number: int) -> Program:
+        if settings.workers > 1 and settings.lock_memory:
+            lock_memory()  # a fork does not inherit it
+        service = AttestationService(settings, shared=shared)
+        apps = {
+            public: public_application(service),
+            management: management_application(service, settings),
+        }
+        return Program(apps, lambda: _open(service), service.oversight.background)
+
+    serve_workers(doors, start, settings.workers)
+
+
+@contextlib.asynccontextmanager
+async def _open(service: AttestationService) -> AsyncIterator[None]:
+    try:
+        await service.oversight.start()
+        yield
+    finally:
+        await service.oversight.close_client()
+        service.close()

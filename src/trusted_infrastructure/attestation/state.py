@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What this Attestation Service learns itself: clock histories of TPMs, and the last result of each host.
+"""What this Attestation Service learns itself: clock histories of TPMs, and how each host stood.
 
 Not configuration, and not replicated: each Trust Authority host judges by its own history. SQLite in the
 state directory; a history is durable before a token is signed, a result may be lost with the power.
@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
+from trusted_infrastructure.attestation import host_results
 from trusted_infrastructure.attestation.clock_history import ClockRecord, check_clock
+from trusted_infrastructure.attestation.host_results import Feed, HostResult, Transition
 from trusted_infrastructure.refusal import Unavailable
 from trusted_infrastructure.tpm.quote import ClockInfo
 
 CLOCK_STEP = 600_000  # ms
-RESULT_KEPT = 90 * 86_400  # a host that does not call any more leaves the list
+FORGETTING = 3600  # seconds between looks for results that are too old
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS clock_history (
@@ -33,44 +33,8 @@ CREATE TABLE IF NOT EXISTS clock_history (
     restart_count INTEGER NOT NULL, clock INTEGER NOT NULL, safe INTEGER NOT NULL,
     firmware_version TEXT NOT NULL, seen INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS results (
-    principal TEXT NOT NULL, host TEXT NOT NULL, state TEXT NOT NULL, since INTEGER NOT NULL,
-    last INTEGER NOT NULL, until INTEGER, reason TEXT NOT NULL, message TEXT NOT NULL,
-    base_image TEXT, ek_digest TEXT, address TEXT NOT NULL, PRIMARY KEY (principal, host)
-) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
-
-_RECORD_RESULT = """
-INSERT INTO results VALUES (
-    :principal, :host, :state, :since, :last, :until, :reason, :message, :base_image, :ek_digest, :address
-) ON CONFLICT (principal, host) DO UPDATE SET
-    since = iif(state = excluded.state AND reason = excluded.reason, since, excluded.since),
-    state = excluded.state, last = excluded.last, until = excluded.until, reason = excluded.reason,
-    message = excluded.message, base_image = excluded.base_image, ek_digest = excluded.ek_digest,
-    address = excluded.address
-"""
-
-
-class HostResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The last result of one host. Times: Unix seconds.
-
-    since: when this state and reason began; last: the last attempt; until: when the token ends (ATTESTED
-    only; a reader calls the host EXPIRED after it). reason: "" or the reason code; address: where the host
-    called from.
-    """
-
-    principal: str
-    host: str
-    state: Literal["ATTESTED", "FAILED"]
-    since: int
-    last: int
-    until: int | None = None
-    reason: str = ""
-    message: str = ""
-    base_image: str | None = None
-    ek_digest: str | None = None
-    address: str = ""
 
 
 class State:
@@ -79,6 +43,7 @@ class State:
     def __init__(self, path: Path) -> None:
         """Open or create the database (0600). Raises Unavailable `state_unavailable`."""
         self._lock = threading.Lock()
+        self._forgotten = 0
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -88,6 +53,7 @@ class State:
             if version > 1:
                 raise _unavailable(f"{path} was written by a later release (schema {version})")
             self._database.executescript(_SCHEMA)
+            self._database.executescript(host_results.SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise _unavailable(f"{path} cannot be opened: {error}") from None
 
@@ -132,22 +98,42 @@ class State:
             return cursor.rowcount > 0
 
     def record(self, result: HostResult) -> None:
-        """Keep the last result of a host; `since` stays while state and reason do. Old ones go.
+        """Keep the last result of a host, and a transition where its state changed. Old ones go.
 
-        Raises Unavailable `state_unavailable`.
+        `since` is set here. Raises Unavailable `state_unavailable`.
         """
         with self._transaction("NORMAL"):
-            self._database.execute(
-                _RECORD_RESULT,
-                msgspec.structs.asdict(result),
-            )
-            self._database.execute("DELETE FROM results WHERE last < ?", (result.last - RESULT_KEPT,))
+            host_results.note(self._database, result)
+            if abs(result.last - self._forgotten) >= FORGETTING:
+                host_results.forget(self._database, result.last)
+                self._forgotten = result.last
 
-    def results(self) -> list[HostResult]:
+    def results(self, now: int) -> list[HostResult]:
         """The last result of each host, by name. Raises Unavailable `state_unavailable`."""
+        self._settle(now)
         with self._reading():
-            rows = self._database.execute("SELECT * FROM results ORDER BY host, principal").fetchall()
-        return [HostResult(**dict(row)) for row in rows]
+            return host_results.results(self._database)
+
+    def history(self, host: str, limit: int, now: int) -> list[Transition]:
+        """The last transitions of a host, newest first. Raises Unavailable `state_unavailable`."""
+        self._settle(now)
+        with self._reading():
+            return host_results.history(self._database, host, limit)
+
+    def transitions(self, after: int, limit: int, now: int) -> Feed:
+        """Transitions of all hosts above a sequence number, oldest first. Raises Unavailable
+        `state_unavailable`."""
+        self._settle(now)
+        with self._reading():
+            return host_results.feed(self._database, after, limit)
+
+    def _settle(self, now: int) -> None:
+        """Note tokens that have ended. The write lock is taken only when there are any."""
+        with self._reading():
+            waiting = host_results.unsettled(self._database, now)
+        if waiting:
+            with self._transaction("NORMAL"):
+                host_results.settle(self._database, now)
 
     def close(self) -> None:
         """Close the database."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
@@ -40,6 +40,7 @@ import msgspec
 from trusted_infrastructure import base_images, sealing
 from trusted_infrastructure.attestation.challenges import ChallengeState
 from trusted_infrastructure.attestation.endorsement_policy import EndorsementPolicy
+from trusted_infrastructure.attestation.verified import Verified, key_of
 from trusted_infrastructure.config.documents import (
     BaseImage,
     ConsumerPrincipal,
@@ -56,7 +57,13 @@ from trusted_infrastructure.messages import (
     qualifying_data,
 )
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
-from trusted_infrastructure.tokens import AssertionClaims, Principal, public_key_from_jwk, verify_assertion
+from trusted_infrastructure.tokens import (
+    AssertionClaims,
+    Principal,
+    certificate_boundaries,
+    public_key_from_jwk,
+    verify_assertion,
+)
 from trusted_infrastructure.tpm import keys, quote
 from trusted_infrastructure.tpm.algorithms import HASHES_BY_NAME
 from trusted_infrastructure.tpm.event_log import EventLog, initial_value, parse_event_log, replay
@@ -68,6 +75,19 @@ MAX_CLAIMS = 4096
 
 
 @dataclass(frozen=True)
+class DeniedHosts:
+    """Who was removed: host id -> why, and digest of the endorsement key -> why."""
+
+    hosts: Mapping[str, str]
+    ek_digests: Mapping[str, str]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> DeniedHosts:
+        denied = snapshot.documents("denied_host", DeniedHost).values()
+        return cls({one.host: one.reason for one in denied}, {one.ek_digest: one.reason for one in denied})
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One state of the configuration, prepared for judging. Make one for each snapshot."""
 
@@ -75,6 +95,8 @@ class Configuration:
     cluster: TrustAuthorityCluster
     principals: Sequence[Principal]
     endorsement_policy: EndorsementPolicy
+    denied: DeniedHosts
+    assertions: Verified[AssertionClaims] = field(default_factory=Verified)
 
 
 @dataclass(frozen=True)
@@ -124,7 +146,7 @@ def configuration_of(snapshot: Snapshot) -> Configuration:
         Principal(principal.issuer, principal.certificates)
         for principal in snapshot.documents("consumer_principal", ConsumerPrincipal).values()
     ]
-    return Configuration(snapshot, cluster, principals, EndorsementPolicy(snapshot))
+    return Configuration(snapshot, cluster, principals, EndorsementPolicy(snapshot), DeniedHosts.of(snapshot))
 
 
 def identify(body: bytes, configuration: Configuration, now: int) -> tuple[ChallengeRequest, AssertionClaims]:
@@ -138,7 +160,13 @@ def identify(body: bytes, configuration: Configuration, now: int) -> tuple[Chall
         raise InvalidField("body", f"is {len(body)} bytes long: expected at most {MAX_REQUEST}")
     request = decode(body, ChallengeRequest)
     # 3.1.2 Without this, every machine in the world could have its endorsement key judged here.
-    claims = verify_assertion(request.assertion, configuration.principals, configuration.cluster.group, now)
+    known = key_of(request.assertion.encode())
+    claims = configuration.assertions.get(known, now)
+    if claims is None:
+        principals = configuration.principals
+        claims = verify_assertion(request.assertion, principals, configuration.cluster.group, now)
+        ends = (claims.exp, *certificate_boundaries(principals))
+        configuration.assertions.put(known, claims, now, ends)
     return request, claims
 
 
@@ -159,7 +187,7 @@ def admit(
             "Create the scope for this principal on the Trust Authority side (trust_authority role).",
         )
     # 3.1.4
-    check_denied(snapshot, assertion)
+    check_denied(configuration.denied, assertion)
     # 3.1.5
     ek = parse_tpm2b_public(request.ek_public, "ek_public")
     configuration.endorsement_policy.check(ek, assertion.ek_digest, request.ek_certificates, now)
@@ -172,16 +200,16 @@ def admit(
     return AdmittedHost(assertion, ek, ak, images, bank, pcrs)
 
 
-def check_denied(snapshot: Snapshot, assertion: AssertionClaims) -> None:
+def check_denied(denied: DeniedHosts, assertion: AssertionClaims) -> None:
     """Step 3.1.4. Raises Refusal `host_denied`."""
     # An assertion outlives the removal of its host by weeks; this is what ends it.
-    for denied in snapshot.documents("denied_host", DeniedHost).values():
-        if denied.host == assertion.sub or denied.ek_digest == assertion.ek_digest:
-            raise Refusal(
-                "host_denied",
-                f"host {assertion.sub!r} or its TPM was removed {denied.reason}".rstrip(),
-                "Add the host to its trusted cluster again, which withdraws the denial.",
-            )
+    reason = denied.hosts.get(assertion.sub, denied.ek_digests.get(assertion.ek_digest))
+    if reason is not None:
+        raise Refusal(
+            "host_denied",
+            f"host {assertion.sub!r} or its TPM was removed {reason}".rstrip(),
+            "Add the host to its trusted cluster again, which withdraws the denial.",
+        )
 
 
 def verify(state: ChallengeState, evidence: Evidence, host: AdmittedHost, minimum_suite: str) -> Appraisal:

@@ -155,24 +155,35 @@ class Tpm2Settings(Content, frozen=True):
     require_certificate_validation: bool = True
 
 
-class ReferenceEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One expected event of a PCR that is appraised by events.
+class ReferenceEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One expected event of a PCR that is appraised by events: a rule. docs/base_images.md.
 
-    type: TCG event type name ("EV_EFI_BOOT_SERVICES_APPLICATION"); digest: hex in the image's bank;
-    description: plain words for refusals.
+    type: TCG event type name ("EV_EFI_BOOT_SERVICES_APPLICATION"); description: plain words for refusals;
+    class: what it is ("kernel", "db", ...), see `tpm.event_class`.
+    Accepted is an event of the type whose digest (hex in the image's bank) is `digest`, or one of `digests`,
+    or whose measured content matches the template `content`. varies: any digest, where the event is of the
+    class; stands alone. presence: once, optional (or absent), repeated (once or more), any (as often as it
+    likes). Which rules a PCR takes: `base_images.rules`.
     """
 
     type: str
-    digest: str
+    digest: str | None = None
     description: str = ""
+    class_: str = msgspec.field(default="", name="class")
+    digests: list[str] = []
+    content: str | None = None
+    varies: bool = False
+    presence: Literal["once", "optional", "repeated", "any"] = "once"
 
 
-class ReferencePcr(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReferencePcr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Reference values of one PCR: exactly one of `value` (the PCR's final value, hex) and `events`
-    (the events in order)."""
+    (the events in order). secure_boot: PCR 7 only, whether the configuration in the log must say that Secure
+    Boot is on (true) or off (false)."""
 
     value: str | None = None
     events: list[ReferenceEvent] | None = None
+    secure_boot: bool | None = None
 
 
 class BaseImage(Content, frozen=True):
@@ -201,6 +212,18 @@ class KmipServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: NetworkAddress
 
 
+class PasswordBinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a provider's password may go: what the provider had when the password was set.
+
+    servers, proxy_server: addresses. certificates: SHA-256 (hex) over the DER of the trusted certificates;
+    empty where none was trusted yet, which binds to addresses alone.
+    """
+
+    servers: list[NetworkAddress]
+    proxy_server: NetworkAddress | None
+    certificates: list[Hex256]
+
+
 class KeyProvider(Content, frozen=True):
     """A trusted key provider: one primary key on one or more key servers. SYSTEM K2-K6.
 
@@ -208,7 +231,8 @@ class KeyProvider(Content, frozen=True):
     csr: outstanding request (PEM), csr_private_key: its key. trusted_certificates: PEM of what the key
     servers must present (CA or leaf); nothing is trusted until set. primary_key_check_value: hex, see
     wrapping.
-    required_userspace: coverage that a token must state.
+    required_userspace: coverage that a token must state. password_binding: for people; what counts is the one
+    that is sealed with the password.
     """
 
     master_key_id: Name
@@ -222,6 +246,7 @@ class KeyProvider(Content, frozen=True):
     csr: str | None = None
     csr_private_key: Sealed | None = None
     password: Sealed | None = None
+    password_binding: PasswordBinding | None = None
     trusted_certificates: list[str] = []
     primary_key_check_value: Hex256 | None = None
     required_userspace: Literal["verity", "ima", "none"] = "none"

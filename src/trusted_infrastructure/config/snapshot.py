@@ -51,6 +51,7 @@ class Snapshot:
         self.security_generation = published.security_generation
         self.digest = published.digest
         self._contents: dict[str, dict[str, Content]] = {}
+        self._checked: set[tuple[str, type]] = set()
         for index, document in enumerate(published.documents):
             if document.content is not None:
                 content = typed(document.kind, document.content, f"documents[{index}].content")
@@ -68,8 +69,11 @@ class Snapshot:
         content: the kind's struct (config.documents.KINDS), where the caller wants its type checked.
         """
         found = self._contents.get(kind, {})
-        if not all(isinstance(item, content) for item in found.values()):
-            raise TypeError(f"documents of kind {kind} are not {content.__name__}")
+        # Once for each kind and type: nothing here ever changes, and services ask for every request.
+        if (kind, content) not in self._checked:
+            if not all(isinstance(item, content) for item in found.values()):
+                raise TypeError(f"documents of kind {kind} are not {content.__name__}")
+            self._checked.add((kind, content))
         return found
 
     @overload

@@ -27,12 +27,13 @@ from trusted_infrastructure.host.configuration import (
     RefusedService,
 )
 from trusted_infrastructure.host.key_sets import KeySets
-from trusted_infrastructure.host.keys import Keys
+from trusted_infrastructure.host.keys import DENIALS, Keys
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.service_client import ServiceClient
 from trusted_infrastructure.host.state import Attestations, AttestationStatus, Session
 from trusted_infrastructure.host.tpm_values import EndorsementKeyType
 from trusted_infrastructure.host.tpm_worker import TpmWorker
+from trusted_infrastructure.host.withdrawals import Withdrawals
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
 TICK = 1.0
@@ -52,13 +53,15 @@ class KeyCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What the agent is told at its start. event_log: the firmware's log; empty where there was none."""
+    """What the agent is told at its start. event_log: the firmware's log as it was read then; empty where
+    there was none. read_event_log: reads it again, where it may come later than the agent."""
 
     host: str
     endorsement_key: EndorsementKeyType
     state_directory: Path
     event_log: bytes
     hpke_suite: str
+    read_event_log: Callable[[], bytes] | None = None
 
 
 class Agent:
@@ -81,13 +84,15 @@ class Agent:
         self._clock = clock
         self._dice = dice
         self._key_sets = KeySets(client, clock)
-        self._attester = Attester(client, self._key_sets, tpm, facts.event_log, clock, facts.hpke_suite)
+        self._attester = Attester(client, self._key_sets, tpm, self.event_log, clock, facts.hpke_suite)
+        self._withdrawals = Withdrawals(client, dice)
         self.keys = Keys(self, client, self._key_sets, clock)
         self._identity: Identity | None = None
         self._configuration: Configuration | None = None
         self._fault: Refusal | None = None
         self._attempts: dict[str, schedule.Attempt] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self.last_key_check: KeyCheck | None = None
 
     # ---- the loop -----------------------------------------------------------------------------------------
@@ -99,9 +104,10 @@ class Agent:
                 with contextlib.suppress(Refusal):  # kept, and shown in the status
                     await self.refresh()
                 self._start_due()
+                self._look_for_withdrawals()
                 await asyncio.sleep(TICK)
         finally:
-            for task in self._running.values():
+            for task in [*self._running.values(), *self._looking.values()]:
                 task.cancel()
 
     async def refresh(self) -> Configuration:
@@ -140,6 +146,35 @@ class Agent:
             if attempt is not None and attempt.due <= self._clock():
                 self._start(service)
 
+    def _look_for_withdrawals(self) -> None:
+        """Ask services whose tokens are held, each once in a while, whether trust was withdrawn."""
+        configuration, now = self._configuration, self._clock()
+        for service in configuration.attestation_services if configuration else ():
+            if service.id in self._looking or not self.attestations.held(service.id, int(now)):
+                continue
+            if self._withdrawals.due(service.id, now):
+                self._looking[service.id] = asyncio.create_task(self._look(service))
+
+    async def _look(self, service: Service) -> None:
+        try:
+            await self._learn(service)
+        finally:
+            self._looking.pop(service.id, None)
+
+    async def _learn(self, service: Service) -> None:
+        """Attest with a service soon if it withdrew trust since it gave the token."""
+        session = self.attestations.held(service.id, self._now())
+        if session is None:
+            return
+        spread = await self._withdrawals.look(service, session.claims.security_generation)
+        attempt = self._attempts.get(service.id)
+        if spread is None or attempt is None:
+            return
+        due = self._clock() + spread * self._dice()
+        if due < attempt.due:
+            log.info("trust_withdrawn", address=service.name, attesting_in=round(due - self._clock(), 1))
+            self._attempts[service.id] = schedule.Attempt(due, attempt.failures)
+
     def _start(self, service: Service) -> asyncio.Task[None]:
         """The attempt with a service that is under way, or a new one."""
         task = self._running.get(service.id)
@@ -176,6 +211,8 @@ class Agent:
             # What the TPM holds may have changed (cleared, another key): look again before the next attempt.
             self._identity = None
             self.attestations.failed(service.id, refusal, self._now())
+            if refusal.code in DENIALS:
+                self.denied(refusal)
             self._plan(service, configuration, schedule.after_failure(self._clock(), attempt, self._dice))
             log.warning("not_attested", address=service.name, code=refusal.code, reason=refusal.message)
             return
@@ -198,13 +235,19 @@ class Agent:
 
     async def _attest(self, service: Service, configuration: Configuration) -> Session:
         assertion = configuration.assertion()
-        if not self.facts.event_log:
+        if not self.event_log():
             raise Unavailable(
                 "event_log_missing",
-                "the firmware's event log could not be read when the agent started",
+                "the firmware's event log cannot be read",
                 "check the agent's setting event_log, and that the firmware provides a TCG event log",
             )
         return await self._attester.attest(service, await self._who(), assertion)
+
+    def event_log(self) -> bytes:
+        """The firmware's log. It is read again, because the agent may be up before it is; what was read once
+        counts when it cannot be read any more."""
+        facts = self.facts
+        return (facts.read_event_log() if facts.read_event_log else b"") or facts.event_log
 
     async def _who(self) -> Identity:
         if self._identity is None:
@@ -238,12 +281,16 @@ class Agent:
         await self.attest()
 
     def denied(self, refusal: Refusal) -> None:
-        """For `Keys`: drop tokens and session keys. The Attestation Services are asked again soon."""
+        """Drop tokens and session keys, whichever service said so. The Attestation Services are asked again
+        soon: it may have been a service that knows less than the others."""
         now = self._now()
         log.warning("denied", code=refusal.code, reason=refusal.message)
         self.attestations.denied(refusal, now)
         for service, attempt in self._attempts.items():
-            self._attempts[service] = schedule.after_failure(now, attempt, self._dice)
+            planned = schedule.after_failure(now, attempt, self._dice)
+            # Never later than planned: one service that goes on denying would keep all others waiting.
+            if planned.due < attempt.due:
+                self._attempts[service] = planned
 
     async def key_check(self, provider: str | None) -> KeyCheck:
         """Make a key, get it again from its wrapped form, compare, forget both."""

@@ -44,13 +44,13 @@ CLAIMS = b"{}"
 
 @dataclass(frozen=True)
 class Attester:
-    """Runs attestations. event_log: the firmware's log, unchanged. suite: name from `sealing.SUITES`. clock:
-    Unix seconds."""
+    """Runs attestations. event_log: gives the firmware's log, unchanged. suite: name from `sealing.SUITES`.
+    clock: Unix seconds."""
 
     client: ServiceClient
     key_sets: KeySets
     tpm: TpmWorker
-    event_log: bytes
+    event_log: Callable[[], bytes]
     clock: Callable[[], float]
     suite: str = DEFAULT_SUITE
 
@@ -80,7 +80,7 @@ class Attester:
         )
         claims = await self._claims(service, result.token)
         _check_binding(claims, public, sealing_key)
-        return Session(service.id, claims, result.token, proof_key, sealing_key)
+        return Session(service.id, claims, result.token, proof_key, sealing_key, result.image_state)
 
     async def _evidence(
         self,
@@ -91,6 +91,8 @@ class Attester:
         proof_key: ProofKey,
         sealing_key: SealingKey,
     ) -> Evidence:
+        event_log = self.event_log()
+
         def qualify(secret: bytes) -> bytes:
             return qualifying_data(
                 purpose=PURPOSE_TOKEN,
@@ -102,7 +104,7 @@ class Attester:
                 proof_key_thumbprint=proof_key.thumbprint(),
                 hpke_suite=sealing_key.suite,
                 hpke_public_key=sealing_key.public_bytes(),
-                event_log=self.event_log,
+                event_log=event_log,
                 claims=CLAIMS,
             )
 
@@ -120,7 +122,7 @@ class Attester:
             challenge=challenge.challenge,
             quote=quote.attest,
             signature=quote.signature,
-            event_log=self.event_log,
+            event_log=event_log,
             proof_key=proof_key,
             hpke_suite=sealing_key.suite,
             hpke_public_key=sealing_key.public_bytes(),

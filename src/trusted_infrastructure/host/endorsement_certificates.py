@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.tpm.certificates import parse_certificate
 
 CHAIN_INDICES = range(0x01C00100, 0x01C00200)
 
@@ -35,8 +36,8 @@ def certified_key(certificates: Sequence[bytes]) -> str | None:
     if not certificates:
         return None
     try:
-        key = x509.load_der_x509_certificate(certificates[0]).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        key = parse_certificate(certificates[0]).public_key
+    except Refusal:
         return None
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return pem.decode("ascii")

@@ -74,6 +74,7 @@ def status_answer(agent: Agent, now: int) -> dict[str, Any]:
     return {
         "host_id": agent.facts.host,
         **{name: value for name, value in host.items() if name != "address"},
+        "service_address": host["address"],
         "attestations": [_attestation(status) for status in agent.attestations.services(now)],
         "refused_services": [
             {
@@ -115,11 +116,11 @@ def _routes(agent: Agent, clock: Callable[[], float]) -> list[Route]:
         return JSONAnswer(await agent.tpm.run(lambda tpm: tpm_answers.endorsement_keys(tpm, identity)))
 
     async def event_log(_request: Request) -> Response:
-        return JSONAnswer(tpm_answers.event_log(agent.facts.event_log))
+        return JSONAnswer(tpm_answers.event_log(agent.event_log()))
 
     async def base_image(request: Request) -> Response:
         version, name = (request.query_params.get(key) for key in ("image_version", "display_name"))
-        log, default_name = agent.facts.event_log, platform_name()
+        log, default_name = agent.event_log(), platform_name()
         return JSONAnswer(
             await agent.tpm.run(lambda tpm: tpm_answers.base_image(tpm, log, version, name, default_name))
         )

@@ -93,12 +93,14 @@ def build(settings: Settings) -> Agent:
         raise InvalidField(
             "hpke_suite", f"unknown suite {settings.hpke_suite!r}; known: {known}", "settings_invalid"
         )
+    log_path = event_log_path(settings.event_log)
     facts = HostFacts(
         host=settings.host,
         endorsement_key=settings.endorsement_key,
         state_directory=settings.state_directory,
-        event_log=read_event_log(event_log_path(settings.event_log)),
+        event_log=read_event_log(log_path),
         hpke_suite=settings.hpke_suite,
+        read_event_log=lambda: read_event_log(log_path),
     )
     return Agent(
         facts,

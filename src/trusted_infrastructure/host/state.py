@@ -40,7 +40,7 @@ class Session:
     """One attestation's token and the keys that it is bound to.
 
     service: id of the registered Attestation Service. proof_key: signs DPoP proofs. sealing_key: opens what
-    key providers seal to this host.
+    key providers seal to this host. image_state: STAGED where the base image is not in general use yet.
     """
 
     service: str
@@ -48,6 +48,7 @@ class Session:
     token: str = field(repr=False)
     proof_key: PrivateKey = field(repr=False)
     sealing_key: SealingKey = field(repr=False)
+    image_state: str = "ACTIVE"
 
     def valid(self, now: int) -> bool:
         """Whether the token can still be shown."""
@@ -55,12 +56,16 @@ class Session:
 
 
 class AttestationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands with one service, or with the host. Times in Unix seconds; null where there is none."""
+    """How it stands with one service, or with the host. Times in Unix seconds; null where there is none.
+
+    since: when the state began; attested_until: end of the token; base_image_state: see `Session`.
+    """
 
     state: State
     reason: str | None
     message: str
     base_image: str | None = None
+    base_image_state: str | None = None
     since: int | None = None
     attested_until: int | None = None
     service: str | None = None
@@ -79,6 +84,7 @@ class _Entry:
     reason: str | None = "not_attested"
     message: str = "no attestation was attempted yet"
     state: State = "UNREACHABLE"
+    image_state: str | None = None
 
     def settle(self, now: int) -> None:
         """Bring `state` up to date; drop a token that has ended, and with it the keys."""
@@ -88,7 +94,8 @@ class _Entry:
                 self.reason, self.message = "token_expired", "the token ended and was not renewed"
         state = self._state()
         if state != self.state:
-            self.state, self.since = state, now
+            ended = self.ended.exp if state == "EXPIRED" and self.ended is not None else now
+            self.state, self.since = state, min(now, ended)
 
     def _state(self) -> State:
         if self.session is not None:
@@ -103,6 +110,7 @@ class Attestations:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._host: tuple[State, int] | None = None
 
     def register(self, services: Mapping[str, str], now: int) -> None:
         """What is registered: id -> address. Other services are forgotten, and with them their tokens; so is
@@ -119,6 +127,7 @@ class Attestations:
         """Drop tokens, and their session keys, that have ended."""
         for entry in self._entries.values():
             entry.settle(now)
+        self.host(now)  # notes since when the host is in its state
 
     def attested(self, session: Session, now: int) -> None:
         """A service gave a token. One that is no longer registered is not heard."""
@@ -126,7 +135,8 @@ class Attestations:
         if entry is not None:
             entry.session, entry.ended, entry.refused = session, None, False
             entry.reason, entry.message = None, ""
-            entry.settle(now)
+            entry.image_state = session.image_state
+        self.settle(now)
 
     def failed(self, service: str, refusal: Refusal, now: int) -> None:
         """An attempt ended without a token. A refusal takes the token that is held; a fault does not: nobody
@@ -137,7 +147,7 @@ class Attestations:
                 entry.session = entry.ended = None
             entry.refused = is_decision(refusal) or _is_local(refusal)
             entry.reason, entry.message = refusal.code, refusal.message
-            entry.settle(now)
+        self.settle(now)
 
     def denied(self, refusal: Refusal, now: int) -> None:
         """A key provider said that this host is to have no keys: no token is shown any more."""
@@ -152,6 +162,12 @@ class Attestations:
         """The token for the key provider services of `group` that ends last, or None."""
         return _latest(session for session in self._valid(now) if session.claims.aud == group)
 
+    def held(self, service: str, now: int) -> Session | None:
+        """The valid token that a service gave, or None."""
+        entry = self._entries.get(service)
+        session = entry.session if entry is not None else None
+        return session if session is not None and session.valid(now) else None
+
     def latest(self, now: int) -> Session | None:
         """The token that ends last, of any group, or None."""
         return _latest(self._valid(now))
@@ -165,7 +181,14 @@ class Attestations:
         return [_status(service, entry, now) for service, entry in sorted(self._entries.items())]
 
     def host(self, now: int) -> AttestationStatus:
-        """The state of the host as a whole."""
+        """The state of the host as a whole, since it began: whichever service's token it rests on."""
+        status = self._best(now)
+        if self._host is None or self._host[0] != status.state:
+            began = status.since if status.state == "EXPIRED" and status.since is not None else now
+            self._host = status.state, began
+        return msgspec.structs.replace(status, since=self._host[1])
+
+    def _best(self, now: int) -> AttestationStatus:
         services = self.services(now)
         attested = [status for status in services if status.state == "ATTESTED"]
         if attested:
@@ -205,5 +228,6 @@ def _status(service: str, entry: _Entry, now: int) -> AttestationStatus:
         message=entry.message,
         since=entry.since,
         base_image=claims.base_image if claims else None,
+        base_image_state=entry.image_state if claims else None,
         attested_until=claims.exp if claims else None,
     )

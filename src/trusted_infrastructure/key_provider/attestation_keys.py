@@ -3,14 +3,16 @@
 
 A peer counts when it is in the Trust Authority Cluster's document *and* in the anchors, which only local root
 writes: a manager can take a peer away, but cannot bring in one of its own. PROTOCOL 1. The key sets are
-signed and carry their end, so they are kept over restarts and outlast a peer that is down. A token with an
-unknown key id makes this host read the key sets again, at most every few seconds.
+signed and carry their end, so they are kept over restarts and outlast a peer that is down, up to a maximum
+age that this host sets. A token with an unknown key id makes this host read the key sets again, at most every
+few seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,8 +20,8 @@ import structlog
 
 from trusted_infrastructure import tokens
 from trusted_infrastructure.config.documents import Peer
-from trusted_infrastructure.key_provider.state_files import read_state, write_state
 from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.state_files import read_state, write_state
 from trusted_infrastructure.tokens import KeySet, PublicKey
 
 log = structlog.get_logger("trusted_infrastructure.key_provider")
@@ -28,59 +30,36 @@ SIDE = "trust_authority"
 ROLE = "attestation-service"
 # A key id that nobody knows makes us ask the peers at most this often (seconds).
 UNKNOWN_KEY_INTERVAL = 5.0
+# Seconds since a key set was signed, after which its keys verify nothing, whatever its own end.
+MAX_AGE = 86_400
 
 Fetch = Callable[[Peer], Awaitable[str]]
 """Reads a peer's key set (JWS). Raises Refusal when it cannot."""
 
 
-class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of anchors/peers.json: a Trust Authority host that this one accepts."""
-
-    host: str
-    public_name: str
-
-
 @dataclass(frozen=True)
 class KnownKeys:
-    """Keys that tokens may be signed with: kid -> key, and kid -> id of the service whose key it is."""
+    """Keys that tokens may be signed with: kid -> key, and kid -> id of the service whose key it is.
+
+    outdated: kid -> id of the service, of key sets that are too old: their keys are known and verify nothing.
+    """
 
     keys: Mapping[str, PublicKey]
     issuers: Mapping[str, str]
-
-
-def accepted_peers(peers: Sequence[Peer], anchors: Sequence[Anchor]) -> tuple[list[Peer], list[str]]:
-    """The peers that are also anchors, and what is wrong with the others, for people."""
-    accepted, problems = [], []
-    names = {anchor.host: anchor.public_name for anchor in anchors}
-    for peer in peers:
-        if names.get(peer.host) == peer.public_name:
-            accepted.append(peer)
-        else:
-            problems.append(
-                f"peer {peer.host!r} ({peer.public_name}) is not in this host's anchors: not used"
-            )
-    return accepted, problems
-
-
-def read_anchors(path: Path) -> list[Anchor]:
-    """anchors/peers.json. Raises Unavailable `configuration_unavailable`."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Anchor])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not a list of peers"
-        raise Unavailable(
-            "configuration_unavailable", f"{path}: {reason}", "Deploy the Trust Authority host again."
-        ) from None
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
 
 class AttestationKeys:
     """The key sets of all peers. For use by one event loop."""
 
-    def __init__(self, path: Path, ca: Path, fetch: Fetch, clock: Callable[[], float]) -> None:
-        """path: file of the state directory. ca: PEM of the Trust Authority side's CA.
+    def __init__(
+        self, path: Path, ca: Path, fetch: Fetch, clock: Callable[[], float], max_age: int = MAX_AGE
+    ) -> None:
+        """path: file of the state directory. ca: PEM of the Trust Authority side's CA. max_age: seconds.
 
         clock: seconds of a steady clock. Raises Unavailable `state_unusable`.
         """
+        self._max_age = max_age
         self._path = path
         self._ca = ca
         self._fetch = fetch
@@ -101,24 +80,29 @@ class AttestationKeys:
         """What may sign tokens now: of accepted peers alone, and not after the end of their key sets."""
         keys: dict[str, PublicKey] = {}
         issuers: dict[str, str] = {}
+        outdated: dict[str, str] = {}
         for peer in peers:
             key_set = self._key_set(peer.host, now)
             if key_set is None:
                 continue
+            of_service = dict.fromkeys(key_set.keys, key_set.service_id)
+            if now >= min(key_set.expires, key_set.issued + self._max_age):
+                outdated.update(of_service)
+                continue
             keys.update(key_set.keys)
-            issuers.update(dict.fromkeys(key_set.keys, key_set.service_id))
-        return KnownKeys(keys, issuers)
+            issuers.update(of_service)
+        return KnownKeys(keys, issuers, outdated)
 
     async def refresh(self, peers: Sequence[Peer], now: int) -> None:
         """Read every peer's key set. One that cannot be read, or is not good, leaves the one before."""
         changed = False
-        for peer in peers:
-            try:
-                jws = await self._fetch(peer)
-                key_set = self._verify(jws, peer.host, now)
-            except Refusal as refusal:
-                self.problems[peer.host] = str(refusal)
+        # At once: a request with an unknown key waits for it, and a peer that is down takes its time.
+        answers = await asyncio.gather(*(self._read(peer, now) for peer in peers))
+        for peer, answer in zip(peers, answers, strict=True):
+            if isinstance(answer, Refusal):
+                self.problems[peer.host] = str(answer)
                 continue
+            jws, key_set = answer
             self.problems.pop(peer.host, None)
             changed = changed or self._sets.get(peer.host) != jws
             self._sets[peer.host], self._verified[peer.host] = jws, key_set
@@ -136,6 +120,13 @@ class AttestationKeys:
             self._asked = self._clock()
             await self.refresh(peers, now)
 
+    async def _read(self, peer: Peer, now: int) -> tuple[str, KeySet] | Refusal:
+        try:
+            jws = await self._fetch(peer)
+            return jws, self._verify(jws, peer.host, now)
+        except Refusal as refusal:
+            return refusal
+
     def _key_set(self, host: str, now: int) -> KeySet | None:
         known = self._verified.get(host)
         if known is None and host in self._sets:
@@ -144,7 +135,7 @@ class AttestationKeys:
             except Refusal as refusal:
                 self.problems[host] = str(refusal)
                 del self._sets[host]
-        return known if known is not None and now < known.expires else None
+        return known
 
     def _verify(self, jws: str, host: str, now: int) -> KeySet:
         try:

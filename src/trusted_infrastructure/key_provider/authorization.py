@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trusted_infrastructure import messages, tokens, wrapping
 from trusted_infrastructure.config.documents import (
@@ -64,13 +64,15 @@ class Knowledge:
     """What this host knows when it decides.
 
     keys, issuers: kid -> key, and kid -> service id, of the attestation services. superseded: when the
-    security generation rose above the given one (Unix seconds); None if it did not.
+    security generation rose above the given one (Unix seconds); None if it did not. outdated: kid -> service
+    id, of keys that were not confirmed for too long.
     """
 
     snapshot: Snapshot
     keys: Mapping[str, PublicKey]
     issuers: Mapping[str, str]
     superseded: Callable[[int], int | None]
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ def authenticate(request: KeyRequest, knowledge: Knowledge, now: int) -> TokenCl
     # 1
     cluster = enabled_cluster(knowledge.snapshot)
     # 2
+    kid = tokens.unverified_kid(request.token)
+    if kid not in knowledge.keys and kid in knowledge.outdated:
+        raise Unavailable(
+            "token_keys_outdated",
+            f"the keys of {knowledge.outdated[kid]} were not confirmed for too long",
+            "Start that attestation service, or let the host attest at another one.",
+        )
     return tokens.verify_token(request.token, knowledge.keys, cluster.group, now, knowledge.issuers)
 
 

@@ -33,6 +33,10 @@ def service_status(state: HostState) -> dict[str, Any]:
     if problem:
         details.append(problem)
         healths.append("ERROR")
+    stopped, watched = state.problems()
+    details += stopped + watched
+    healths += ["ERROR" for _ in stopped]
+    healths += ["WARNING" for _ in watched]
     providers: dict[str, dict[str, Any]] = {}
     generation = None
     try:

@@ -18,16 +18,13 @@ from trusted_infrastructure import identity, tokens
 from trusted_infrastructure.config.documents import KeyProvider, Peer, TrustAuthorityCluster
 from trusted_infrastructure.config.snapshot import Snapshot, SnapshotReader
 from trusted_infrastructure.identity.pem import certificate_pem
-from trusted_infrastructure.key_provider.attestation_keys import (
-    AttestationKeys,
-    accepted_peers,
-    read_anchors,
-)
+from trusted_infrastructure.key_provider.attestation_keys import AttestationKeys
 from trusted_infrastructure.key_provider.authorization import CLUSTER_ID, Knowledge
 from trusted_infrastructure.key_provider.provider_documents import configurations
 from trusted_infrastructure.key_provider.providers import PrimaryKeys
 from trusted_infrastructure.key_provider.release import ResponseKey
 from trusted_infrastructure.key_provider.security_generations import SecurityGenerations
+from trusted_infrastructure.peers.anchored import accepted_peers, read_anchors
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
 from trusted_infrastructure.tokens import PrivateKey
@@ -83,8 +80,10 @@ class HostState:
         identity_files: IdentityFiles,
         clock: Callable[[], float] = time.time,
         intervals: Intervals | None = None,
+        problems: Callable[[], tuple[list[str], list[str]]] = lambda: ([], []),
     ) -> None:
-        """anchors: anchors/peers.json. clock: Unix seconds."""
+        """anchors: anchors/peers.json. clock: Unix seconds. problems: of `Oversight`."""
+        self.problems = problems
         self.host = host
         self.service_id = service_id
         self.attestation_keys = attestation_keys
@@ -127,7 +126,7 @@ class HostState:
         self._configure(snapshot)
         peers, _problems = self.peers(snapshot)
         known = self.attestation_keys.known(peers, now)
-        return Knowledge(snapshot, known.keys, known.issuers, self._generations.superseded)
+        return Knowledge(snapshot, known.keys, known.issuers, self._generations.superseded, known.outdated)
 
     async def ask_peers_for_unknown_key(self, now: int) -> None:
         """A token names a key that no key set has: maybe a peer has a new one."""

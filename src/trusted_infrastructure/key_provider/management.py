@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from trusted_infrastructure import tokens
 from trusted_infrastructure.audit import AuditLog, Decision, Detail
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.key_provider import client_credentials
@@ -48,7 +47,6 @@ class ManagementRoutes:
         provider = "/kms/manage/v1/providers/{provider:path}"
         return [
             Route("/kms/manage/v1/status", self.status, methods=["GET"]),
-            Route("/kms/manage/v1/audit/head", self.audit_head, methods=["GET"]),
             Route("/kms/manage/v1/sealing-key", self.sealing_key, methods=["GET"]),
             Route(f"{provider}/client-certificate", self.client_certificate, methods=["POST"]),
             Route(f"{provider}/csr", self.csr, methods=["POST"]),
@@ -60,20 +58,6 @@ class ManagementRoutes:
     async def status(self, _request: Request) -> Response:
         """Health of the service, of each provider and of each key server, as last seen; asks nobody."""
         return JSONAnswer(service_status(self._state))
-
-    async def audit_head(self, _request: Request) -> Response:
-        """Where the audit chain stands, signed by the service's identity. PROTOCOL 7."""
-        head = await asyncio.to_thread(self._audit.head)
-        key, chain = self._state.identity_files.load()
-        claims = tokens.AuditHeadClaims(
-            service_id=self._state.service_id,
-            chain=head.chain,
-            seq=head.seq,
-            hash=head.hash,
-            iat=int(self._state.clock()),
-        )
-        signed = tokens.sign_audit_head(claims, key, chain)
-        return JSONAnswer({"chain": head.chain, "seq": head.seq, "hash": head.hash, "head": signed})
 
     async def sealing_key(self, _request: Request) -> Response:
         """This host's configuration key, for the manager and its peers to seal to."""
@@ -134,7 +118,8 @@ class ManagementRoutes:
 
     def _credentials_if_any(self, name: str, document: KeyProvider) -> ClientCredentials | None:
         try:
-            return opened_credentials(name, document, self._state.host, self._state.sealing_key)
+            # A server that is only looked at gets no password.
+            return opened_credentials(name, document, self._state.host, self._state.sealing_key, None)
         except Refusal:
             return None  # a key server's certificate can be seen without
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
+from trusted_infrastructure.config.provider_password import ProviderPassword
 from trusted_infrastructure.key_provider.client_credentials import (
     open_for,
     password_purpose,
@@ -13,7 +15,7 @@ from trusted_infrastructure.key_provider.client_credentials import (
 )
 from trusted_infrastructure.key_provider.providers import ProviderConfiguration
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer
-from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
 
 
@@ -26,9 +28,15 @@ def configurations(
 
 def configuration(name: str, document: KeyProvider, host: str, key: SealingKey) -> ProviderConfiguration:
     """One provider's configuration. host, key: this host and its configuration key."""
-    credentials, problem = None, None
+    credentials, password, problem = None, None, None
+    trusted: Sequence[str] = document.trusted_certificates
     try:
-        credentials = client_credentials(name, document, host, key)
+        password = password_of(name, document, host, key)
+        credentials = client_credentials(name, document, host, key, password)
+        if password is not None:
+            trusted = provider_password.vouched_for_by(password.binding, trusted)
+        if document.trusted_certificates and not trusted:
+            raise _set_again(name, "trusted certificates")
     except Refusal as refusal:
         problem = refusal
     return ProviderConfiguration(
@@ -37,7 +45,8 @@ def configuration(name: str, document: KeyProvider, host: str, key: SealingKey) 
         check_value=document.primary_key_check_value,
         servers=tuple(key_servers(document)),
         credentials=credentials,
-        trusted_certificates=tuple(document.trusted_certificates),
+        trusted_certificates=tuple(trusted),
+        withheld=() if password is None else withheld(password, document),
         problem=problem,
     )
 
@@ -58,22 +67,42 @@ def key_servers(document: KeyProvider) -> list[KeyServer]:
     ]
 
 
+def password_of(name: str, document: KeyProvider, host: str, key: SealingKey) -> ProviderPassword | None:
+    """The password, opened; None where there is none. Raises Refusal `sealed_value_invalid`."""
+    if document.password is None:
+        return None
+    return provider_password.opened(open_for(document.password, host, key, password_purpose(name)))
+
+
+def withheld(password: ProviderPassword, document: KeyProvider) -> tuple[str, ...]:
+    """Names of the key servers that the password was not set for."""
+    return tuple(
+        server.name
+        for server in document.servers
+        if not provider_password.may_go_to(password.binding, server.address, document.proxy_server)
+    )
+
+
 def client_credentials(
-    name: str, document: KeyProvider, host: str, key: SealingKey
+    name: str, document: KeyProvider, host: str, key: SealingKey, password: ProviderPassword | None
 ) -> ClientCredentials | None:
-    """Client certificate, key and password, opened; None where there is no certificate yet.
+    """What key servers are shown, the client key opened; None where there is no certificate yet.
 
     Raises Refusal `sealed_value_invalid`.
     """
     if document.client_certificate is None or document.client_private_key is None:
         return None
-    password = None
-    if document.password is not None:
-        opened = open_for(document.password, host, key, password_purpose(name))
-        password = opened.decode("utf-8", "surrogateescape")
     return ClientCredentials(
         certificate=document.client_certificate,
         private_key=open_for(document.client_private_key, host, key, private_key_purpose(name)),
         username=document.username,
-        password=password,
+        password=None if password is None else password.password,
+    )
+
+
+def _set_again(name: str, what: str) -> Unavailable:
+    return Unavailable(
+        "credential_not_bound",
+        f"the password of provider {name!r} was set for other {what} than the provider has now",
+        "If they were changed on purpose, set the provider's password again.",
     )

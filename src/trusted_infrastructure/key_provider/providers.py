@@ -21,7 +21,12 @@ from trusted_infrastructure.key_provider.primary_keys import (
     judge_round,
     judge_unasked,
 )
-from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, client_context
+from trusted_infrastructure.kmip.connection import (
+    ClientCredentials,
+    KeyServer,
+    KeyServerFailure,
+    client_context,
+)
 from trusted_infrastructure.kmip.pool import KeyServerPool, PrimaryKey
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
@@ -37,6 +42,7 @@ RETRY_AFTER = 5.0
 class ProviderConfiguration:
     """What of a provider's document its primary key depends on, with its secrets opened.
 
+    withheld: names of servers that the password was not set for; they are not asked.
     problem: why the document cannot be used as it is (secrets not sealed for this host, say); then the rest
     is without meaning, and the provider refuses with it.
     """
@@ -47,6 +53,7 @@ class ProviderConfiguration:
     servers: tuple[KeyServer, ...]
     credentials: ClientCredentials | None
     trusted_certificates: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
     problem: Refusal | None = None
 
 
@@ -59,6 +66,24 @@ class KeySource(Protocol):
     def primary_key(self, key_id: str) -> PrimaryKey: ...
 
     def close(self) -> None: ...
+
+
+class WithheldServer:
+    """A key server that came into the document after the password was set: it gets neither."""
+
+    def __init__(self, server: KeyServer) -> None:
+        self.server = server
+
+    def primary_key(self, key_id: str) -> PrimaryKey:
+        """Raises KeyServerFailure."""
+        raise KeyServerFailure(
+            self.server,
+            f"not asked for {key_id!r}: the provider's password was set for other addresses or another proxy",
+            "If this key server was added on purpose, set the provider's password again.",
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 PoolFactory = Callable[[ProviderConfiguration], Sequence[KeySource]]
@@ -74,7 +99,12 @@ def open_pools(configuration: ProviderConfiguration) -> Sequence[KeySource]:
             "Make one, or import one, and make it known to the key servers.",
         )
     context = client_context(configuration.credentials, configuration.trusted_certificates)
-    return [KeyServerPool(server, configuration.credentials, context) for server in configuration.servers]
+    return [
+        WithheldServer(server)
+        if server.name in configuration.withheld
+        else KeyServerPool(server, configuration.credentials, context)
+        for server in configuration.servers
+    ]
 
 
 class PrimaryKeys:

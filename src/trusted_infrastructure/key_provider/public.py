@@ -60,8 +60,12 @@ class KeyRoutes:
         public_url: str,
         service_id: str,
         clock: Callable[[], float],
+        ready: Callable[[int], None] = lambda _generation: None,
     ) -> None:
-        """public_url: "https://<configured public name>", what proofs must be for. clock: Unix seconds."""
+        """public_url: "https://<configured public name>", what proofs must be for. clock: Unix seconds.
+
+        ready: may this service decide under its security generation? Raises Unavailable.
+        """
         self._state = state
         self._audit = audit
         self._response_key = response_key
@@ -69,6 +73,7 @@ class KeyRoutes:
         self._public_url = public_url
         self._service_id = service_id
         self._clock = clock
+        self._ready = ready
         self._threads = ThreadPoolExecutor(RELEASE_THREADS, thread_name_prefix="release")
 
     def routes(self) -> list[BaseRoute]:
@@ -80,6 +85,7 @@ class KeyRoutes:
 
     async def response_keys(self, _request: Request) -> Response:
         """GET /kms/v1/keys: the key set that answers are verified with."""
+        self._ready(self._state.snapshot().security_generation)
         return JSONAnswer({"keys": self._state.response_key_set(self._response_key, int(self._clock()))})
 
     async def key(self, request: Request) -> Response:
@@ -121,6 +127,7 @@ class KeyRoutes:
 
     async def _decide(self, key_request: KeyRequest, course: _Course) -> Authorization:
         now = int(self._clock())
+        self._ready(self._state.snapshot().security_generation)
         knowledge = await self._knowledge(unverified_kid(key_request.token), now)
         claims = authenticate(key_request, knowledge, now)
         course.claims = claims

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from trusted_infrastructure import sealing
-from trusted_infrastructure.key_provider.state_files import read_state, write_state
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
+from trusted_infrastructure.state_files import read_state, write_state
 
 
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

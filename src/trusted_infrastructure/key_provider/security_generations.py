@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from trusted_infrastructure.key_provider.state_files import read_state, write_state
 from trusted_infrastructure.refusal import Unavailable
+from trusted_infrastructure.state_files import read_state, write_state
 
 # Generations that are remembered. A token older than all of them has had its grace.
 REMEMBERED = 64

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import msgspec
 import structlog
 
 from trusted_infrastructure import sealing
 from trusted_infrastructure.audit import AuditLog, Decision
-from trusted_infrastructure.config.documents import Name, Peer
+from trusted_infrastructure.config.documents import Name
 from trusted_infrastructure.config.snapshot import SnapshotReader
 from trusted_infrastructure.identity import LeafVerifier
 from trusted_infrastructure.key_provider import management, public
-from trusted_infrastructure.key_provider.attestation_keys import SIDE, AttestationKeys, Fetch
+from trusted_infrastructure.key_provider.attestation_keys import MAX_AGE, SIDE, AttestationKeys, Fetch
 from trusted_infrastructure.key_provider.host_state import HostState, IdentityFiles, Intervals
 from trusted_infrastructure.key_provider.management import ManagementRoutes
 from trusted_infrastructure.key_provider.providers import PoolFactory, PrimaryKeys, open_pools
@@ -32,17 +31,12 @@ from trusted_infrastructure.key_provider.public import KeyRoutes
 from trusted_infrastructure.key_provider.release import ResponseKey
 from trusted_infrastructure.key_provider.sealing_key_file import load_or_make
 from trusted_infrastructure.key_provider.security_generations import SecurityGenerations
+from trusted_infrastructure.peers.oversight import Oversight
+from trusted_infrastructure.peers.watch import FetchHead, fetch_over_https
 from trusted_infrastructure.rate_limit import RateLimit
-from trusted_infrastructure.refusal import Refusal, Unavailable
-from trusted_infrastructure.settings import ServiceSettings, group_id, load_settings
-from trusted_infrastructure.transport import (
-    Application,
-    answer_of,
-    async_public_client,
-    configure_logging,
-    serve,
-    unreachable,
-)
+from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.settings import TrustAuthoritySettings, group_id, load_settings
+from trusted_infrastructure.transport import Application, configure_logging, serve
 
 log = structlog.get_logger("trusted_infrastructure.key_provider")
 
@@ -50,12 +44,13 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=300)]
 HTTPS = 443
 
 
-class Settings(ServiceSettings, frozen=True, kw_only=True):
+class Settings(TrustAuthoritySettings, frozen=True, kw_only=True):
     """Settings of the key provider service (/etc/trusted-infrastructure/key-provider.json).
 
     service_id: "key-provider@<host>". public_name, public_port: where trusted hosts reach this host; proofs
     must be for it. side_ca: PEM of the Trust Authority side's CA. identity_certificate, identity_key: PEM,
-    role key-provider-service. anchors_directory: has peers.json. snapshot: published configuration.
+    role key-provider-service. snapshot: published configuration. key_set_max_age: seconds for which the keys
+    of an attestation service that is down verify tokens, since it last confirmed them.
     sealing_suite: of this host's configuration key, when it is made. state_check_interval: seconds between
     two looks at the primary keys on the key servers. peer_interval: seconds between two looks at the peers'
     key sets. requests_per_second, burst: allowed for each endorsement key.
@@ -68,13 +63,13 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     side_ca: Path
     identity_certificate: Path
     identity_key: Path
-    anchors_directory: Path
     snapshot: Path
     state_directory: Path
     run_directory: Path
     sealing_suite: str = sealing.DEFAULT_SUITE
     state_check_interval: Seconds = 60.0
     peer_interval: Seconds = 60.0
+    key_set_max_age: Annotated[int, msgspec.Meta(ge=60, le=7 * 86_400)] = MAX_AGE
     requests_per_second: Annotated[float, msgspec.Meta(gt=0)] = 20.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 200
 
@@ -87,6 +82,7 @@ class Parts:
     management: Application
     state: HostState
     audit: AuditLog
+    oversight: Oversight
 
 
 def build(
@@ -94,13 +90,17 @@ def build(
     fetch: Fetch,
     clock: Callable[[], float] = time.time,
     pools: PoolFactory = open_pools,
+    fetch_head: FetchHead | None = None,
 ) -> Parts:
     """Put the service together.
 
-    fetch: reads a peer's key set. clock: Unix seconds. pools: opens a provider's key servers.
+    fetch: reads a peer's key set. fetch_head: reads a peer's audit head; over HTTPS without it.
+    clock: Unix seconds. pools: opens a provider's key servers.
     Raises Refusal when state cannot be used.
     """
-    audit = AuditLog(settings.state_directory / "audit.log", settings.service_id, int(clock()))
+    identity_files = IdentityFiles(settings.identity_certificate, settings.identity_key)
+    oversight = Oversight(settings, "/kms/v1", identity_files.load, clock, fetch_head)
+    audit = oversight.log
 
     def alarm(provider: str, refusal: Refusal) -> None:
         log.error("primary_key_alarm", provider=provider, code=refusal.code, reason=refusal.message)
@@ -121,14 +121,19 @@ def build(
         snapshot=SnapshotReader(settings.snapshot),
         anchors=settings.anchors_directory / "peers.json",
         attestation_keys=AttestationKeys(
-            settings.state_directory / "attestation-keys.json", settings.side_ca, fetch, time.monotonic
+            settings.state_directory / "attestation-keys.json",
+            settings.side_ca,
+            fetch,
+            time.monotonic,
+            settings.key_set_max_age,
         ),
         generations=SecurityGenerations(settings.state_directory / "security-generations.json"),
         sealing_key=load_or_make(settings.state_directory / "sealing-key.json", settings.sealing_suite),
         primary_keys=PrimaryKeys(alarm, time.monotonic, pools),
-        identity_files=IdentityFiles(settings.identity_certificate, settings.identity_key),
+        identity_files=identity_files,
         clock=clock,
         intervals=Intervals(peers=settings.peer_interval, servers=settings.state_check_interval),
+        problems=oversight.problems,
     )
     routes = KeyRoutes(
         state,
@@ -138,16 +143,20 @@ def build(
         public_url(settings),
         settings.service_id,
         clock,
+        oversight.ready,
     )
     return Parts(
-        public=Application(routes.routes(), body_limit=public.BODY_LIMIT),
+        public=Application(
+            [*routes.routes(), *oversight.routes.public("/kms/v1")], body_limit=public.BODY_LIMIT
+        ),
         management=Application(
-            ManagementRoutes(state, audit).routes(),
+            [*ManagementRoutes(state, audit).routes(), *oversight.routes.management("/kms/manage/v1")],
             authenticate_client=LeafVerifier(settings.side_ca, SIDE, {"manager"}, clock),
             body_limit=management.BODY_LIMIT,
         ),
         state=state,
         audit=audit,
+        oversight=oversight,
     )
 
 
@@ -157,40 +166,23 @@ def public_url(settings: Settings) -> str:
     return f"https://{settings.public_name}{port}"
 
 
-def fetch_over_https(side_ca: Path) -> tuple[Fetch, httpx.AsyncClient]:
-    """Read a peer's attestation key set from its public name, trusting the side's CA alone."""
-    client = async_public_client(side_ca)
-
-    async def fetch(peer: Peer) -> str:
-        port = "" if peer.port == HTTPS else f":{peer.port}"
-        try:
-            response = await client.get(f"https://{peer.public_name}{port}/attestation/v1/keys")
-        except httpx.HTTPError as error:
-            raise unreachable(peer.host, error) from None
-        found = answer_of(response, peer.host)
-        if not isinstance(found, dict) or not isinstance(found.get("keys"), str):
-            raise Unavailable("peer_answer_invalid", f"{peer.host} answered without a key set")
-        keys: str = found["keys"]
-        return keys
-
-    return fetch, client
-
-
 def run(settings_path: Path) -> None:
     """Serve until SIGTERM. Raises Refusal when settings, state or sockets cannot be used."""
     settings = load_settings(settings_path, Settings)
     configure_logging("key-provider", settings.log_level)
-    fetch, client = fetch_over_https(settings.side_ca)
+    fetch, client = fetch_over_https(settings.side_ca, "/attestation/v1/keys", "keys")
     parts = build(settings, fetch)
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         try:
+            await parts.oversight.start()
             yield
         finally:
             await client.aclose()
+            await parts.oversight.close_client()
             parts.state.primary_keys.close()
-            parts.audit.close()
+            parts.oversight.close()
 
     serve(
         {
@@ -204,5 +196,6 @@ def run(settings_path: Path) -> None:
             parts.state.watch_configuration,
             parts.state.watch_key_servers,
             parts.state.watch_peers,
+            *parts.oversight.background,
         ],
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from trusted_infrastructure.audit import AuditLog, Decision
 from trusted_infrastructure.manager.vapi.operation import AnyOperation
@@ -19,9 +19,18 @@ class Auditor:
         self._clock = clock
 
     async def record(
-        self, operation: AnyOperation, *, user: str, address: str, code: str, target: str = "", task: str = ""
+        self,
+        operation: AnyOperation,
+        *,
+        user: str,
+        address: str,
+        code: str,
+        target: str = "",
+        task: str = "",
+        detail: Mapping[str, str] | None = None,
     ) -> None:
         """code: "ok" or a reason code. target: what the path names. Never the input: it may hold a secret.
+        detail: what the handler says of its change.
 
         Raises Unavailable `audit_unavailable`."""
         decision = Decision(
@@ -35,6 +44,7 @@ class Auditor:
                 "operation": f"{operation.service}.{operation.wire_id}",
                 "target": target,
                 "task": task,
+                **(detail or {}),
             },
         )
         await asyncio.to_thread(self._log.append, decision)

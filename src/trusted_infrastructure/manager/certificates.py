@@ -65,18 +65,6 @@ def read_chain(field: str, texts: Sequence[str]) -> list[ReadCertificate]:
     return [read_certificate(f"{field}[{position}]", text) for position, text in enumerate(texts)]
 
 
-def check_root_first(field: str, chain: Sequence[ReadCertificate]) -> None:
-    """Each certificate after the first is issued by the one before. Raises FieldError."""
-    for position in range(1, len(chain)):
-        issuer, certificate = chain[position - 1], chain[position]
-        if not issued_by(certificate.x509, issuer.x509):
-            raise FieldError(
-                f"{field}[{position}]",
-                f"{certificate.label} is not issued by the certificate before it ({issuer.label}); "
-                "the chain goes from the root to the leaf",
-            )
-
-
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether names and signature fit."""
     try:

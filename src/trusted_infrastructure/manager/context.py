@@ -52,6 +52,7 @@ class Context:
 
     session: who is asking; absent for login only. cluster, host: the objects that the path names, looked up
     and authorized. address: of the caller, as the reverse proxy saw it. running: the task, in a task.
+    audit_detail: what the handler adds to the audit record of its change; never a secret.
     """
 
     manager: Manager
@@ -61,6 +62,7 @@ class Context:
     cluster_named: Cluster | None = None
     host_named: Host | None = None
     running: Running | None = None
+    audit_detail: dict[str, str] = field(default_factory=dict)
 
     @property
     def caller(self) -> Session:

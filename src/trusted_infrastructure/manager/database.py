@@ -109,6 +109,50 @@ audit_heads = sql.Table(
     sql.Column("problem", sql.Text, nullable=False),
 )
 
+events = sql.Table(
+    "events",
+    metadata,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("time", sql.BigInteger, nullable=False, index=True),
+    sql.Column("type", sql.String(255), nullable=False),
+    sql.Column("user", sql.String(255), nullable=False),
+    sql.Column("cluster", sql.Integer, nullable=True),
+    sql.Column("host", sql.String(255), nullable=False),
+    sql.Column("object", sql.String(255), nullable=False),
+    sql.Column("message", sql.Text, nullable=False),
+    sql.Column("details", sql.Text, nullable=False),
+    sql.Column("origin", sql.String(512), nullable=True, unique=True),
+    sqlite_autoincrement=True,  # whoever reads on from an id misses nothing
+)
+
+attestation_states = sql.Table(
+    "attestation_states",
+    metadata,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("host", sql.String(255), nullable=False),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("since", sql.BigInteger, nullable=False),
+    sql.Column("until", sql.BigInteger, nullable=True),  # NULL: it lasts
+    sql.Column("reason", sql.String(128), nullable=False),
+    sql.Column("message", sql.Text, nullable=False),
+    sql.Column("base_image", sql.String(255), nullable=False),
+    sql.Column("base_image_state", sql.String(16), nullable=False),
+    sql.Column("attested_until", sql.BigInteger, nullable=True),
+    sql.Column("service", sql.String(255), nullable=False),
+    sql.Column("service_address", sql.String(320), nullable=False),
+    sql.Index("attestation_states_of_host", "host", "number"),
+    sql.Index("attestation_states_now", "until"),
+    sqlite_autoincrement=True,
+)
+
+transition_cursors = sql.Table(
+    "transition_cursors",
+    metadata,
+    sql.Column("host", sql.String(255), primary_key=True),
+    sql.Column("history", sql.String(64), nullable=False),
+    sql.Column("sequence", sql.BigInteger, nullable=False),
+)
+
 sessions = sql.Table(
     "sessions",
     metadata,

@@ -29,6 +29,7 @@ from trusted_infrastructure.manager.users import LoginLimiter, Users
 from trusted_infrastructure.manager.vapi.dispatch import explain
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.rest import RestApi
+from trusted_infrastructure.manager.watching import watch
 from trusted_infrastructure.settings import group_id, load_settings
 from trusted_infrastructure.transport import async_management_client, configure_logging, serve
 
@@ -114,11 +115,16 @@ def run(settings_path: Path) -> None:
             await maintain(manager)
             await asyncio.sleep(settings.maintenance_interval)
 
+    async def watching() -> None:
+        while True:
+            await watch(manager)
+            await asyncio.sleep(settings.attestation_poll_interval)
+
     serve(
         {settings.run_directory / "public.sock": application(manager)},
         allowed_users=settings.allowed_users,
         socket_group=group_id(settings.socket_group),
         lifespan=lifespan,
-        background=[background],
+        background=[background, watching],
         not_http=lambda text: InvalidArgument("request", text).body(),
     )

@@ -56,7 +56,7 @@ class HostResult(msgspec.Struct, frozen=True):
     """The last result of one trusted host at one Attestation Service. Times: Unix seconds."""
 
     host: str
-    state: Literal["ATTESTED", "FAILED"]
+    state: Literal["ATTESTED", "FAILED", "EXPIRED"]
     last: int
     base_image: str | None = None
 
@@ -91,7 +91,7 @@ async def last_attested(context: Context, base_image: str) -> int | None:
         for answer in answers.values()
         if isinstance(answer, HostResults)
         for result in answer.hosts
-        if result.state == "ATTESTED" and result.base_image == base_image
+        if result.state != "FAILED" and result.base_image == base_image
     ]
     return max(times, default=None)
 

@@ -11,6 +11,7 @@ import msgspec
 from trusted_infrastructure.settings import ServiceSettings
 
 Seconds = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ManagerSettings(ServiceSettings, frozen=True):
@@ -20,7 +21,7 @@ class ManagerSettings(ServiceSettings, frozen=True):
     first is the one that it calls itself. database: SQLAlchemy URL. side_ca: PEM of its side's CA;
     client_certificate, client_key: its identity towards the configuration servers of its hosts. users: JSON
     file of users (users.py). principal_certificate, principal_key: identity that vouches for hosts, PEM,
-    chain leaf first; the workload side has it. Times in seconds.
+    chain leaf first; the workload side has it. event_limit: events that are kept at most. Times in seconds.
     """
 
     side: Literal["trust_authority", "workload"]
@@ -41,6 +42,9 @@ class ManagerSettings(ServiceSettings, frozen=True):
     node_timeout: Seconds = 10
     assertion_lifetime: Seconds = 30 * 86400
     maintenance_interval: Seconds = 60
+    attestation_poll_interval: Seconds = 60
+    event_retention: Seconds = 90 * 86400
+    event_limit: Count = 100_000
 
     def __post_init__(self) -> None:
         if (self.principal_certificate is None) != (self.principal_key is None):

@@ -29,6 +29,7 @@ from trusted_infrastructure.tokens.assertion import (
     ASSERTION_TYPE,
     AssertionClaims,
     Principal,
+    certificate_boundaries,
     sign_assertion,
     verify_assertion,
 )
@@ -48,6 +49,7 @@ from trusted_infrastructure.tokens.identity_signed import (
     sign_audit_head,
     sign_key_set,
     verify_audit_head,
+    verify_kept_audit_head,
     verify_key_set,
 )
 from trusted_infrastructure.tokens.jws import (
@@ -81,6 +83,7 @@ __all__ = [
     "SealingTarget",
     "TOKEN_TYPE",
     "TokenClaims",
+    "certificate_boundaries",
     "jwk",
     "make_proof",
     "public_key_from_jwk",
@@ -92,6 +95,7 @@ __all__ = [
     "unverified_kid",
     "verify_assertion",
     "verify_audit_head",
+    "verify_kept_audit_head",
     "verify_key_set",
     "verify_proof",
     "verify_token",

@@ -84,6 +84,17 @@ def verify_assertion(
     return claims
 
 
+def certificate_boundaries(principals: Sequence[Principal]) -> list[float]:
+    """When the certificates of principals begin and end (Unix seconds): what `verify_assertion` found may be
+    otherwise from then on."""
+    leaves = [x509.load_pem_x509_certificate(chain[0].encode()) for one in principals for chain in one.chains]
+    return [
+        moment.timestamp()
+        for leaf in leaves
+        for moment in (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    ]
+
+
 def _principal_leaf(issuer: str, named: str | None, principals: Sequence[Principal], now: int) -> PublicKey:
     known = [principal for principal in principals if principal.issuer == issuer]
     remedy = "Import the workload manager's principal on the Trust Authority side (trust_authority role)."

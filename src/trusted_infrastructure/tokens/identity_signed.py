@@ -26,6 +26,7 @@ from trusted_infrastructure.tokens.jws import (
     require_p256,
     sign,
     thumbprint,
+    unverified_payload,
     verify,
 )
 
@@ -35,12 +36,13 @@ MAX_KEY_SET_LIFETIME = 7 * 86400
 
 
 class KeySet(NamedTuple):
-    """Verified keys of one service. keys: kid -> key. expires: Unix seconds, after which it is read again."""
+    """Verified keys of one service. keys: kid -> key. expires, issued: Unix seconds; after `expires` it is read again."""
 
     service_id: str
     host: str
     keys: Mapping[str, PublicKey]
     expires: int
+    issued: int = 0
 
 
 class _SetKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,13 +63,17 @@ class _KeySetClaims(Claims, frozen=True):
 
 
 class AuditHeadClaims(Claims, frozen=True):
-    """Where an audit chain stands: `audit.Head` of one service at a time (iat, Unix seconds). PROTOCOL 7."""
+    """Where an audit chain stands: `audit.Head` of one service at a time (iat, Unix seconds). PROTOCOL 7.
+
+    security_generation: of the configuration that the service has; None when it has none. PROTOCOL 2.
+    """
 
     service_id: Text
     chain: Text
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=0)]
     hash: Hex256
     iat: int
+    security_generation: int | None = None
 
 
 def sign_key_set(
@@ -110,7 +116,7 @@ def verify_key_set(
         if member.kid != thumbprint(key):
             raise Refusal(code, f"kid {member.kid[:64]!r} is not the thumbprint of its key", status=401)
         keys[member.kid] = key
-    return KeySet(claims.service_id, host, keys, claims.exp)
+    return KeySet(claims.service_id, host, keys, claims.exp, claims.iat)
 
 
 def sign_audit_head(claims: AuditHeadClaims, identity_key: PrivateKey, identity_chain: Sequence[str]) -> str:
@@ -126,6 +132,17 @@ def verify_audit_head(jws: str, ca_pem: str, side: str, role: str, now: int) -> 
     claims = verify(jws, identity_key, AuditHeadClaims, code)
     _check_service(claims.service_id, host, code)
     return claims
+
+
+def verify_kept_audit_head(jws: str, ca_pem: str, side: str, role: str) -> AuditHeadClaims:
+    """Verify a head that was kept: its certificate must have been valid when it was signed.
+
+    A head must outlive the certificate: it says what a log held once. Raises as `verify_audit_head`.
+    """
+    code = "audit_head_invalid"
+    read_header(jws, AUDIT_HEAD_TYPE, code)
+    signed_at = unverified_payload(jws, AuditHeadClaims, code).iat
+    return verify_audit_head(jws, ca_pem, side, role, signed_at)
 
 
 def _x5c(chain: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from trusted_infrastructure.json_names import repeated_name
 from trusted_infrastructure.refusal import Refusal
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -92,9 +93,13 @@ def unverified_payload(token: str, claims: type[Decoded], code: str) -> Decoded:
 
 def _decode(data: bytes, struct: type[Decoded], code: str) -> Decoded:
     try:
-        return msgspec.json.decode(data, type=struct)
+        decoded = msgspec.json.decode(data, type=struct)
+        repeated = repeated_name(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(code, f"cannot be read: {str(error)[:200]}", status=401) from None
+    if repeated is not None:
+        raise Refusal(code, f"has {repeated[:64]!r} more than once", status=401)
+    return decoded
 
 
 def jwk(key: PublicKey) -> dict[str, str]:

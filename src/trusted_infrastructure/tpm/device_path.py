@@ -20,11 +20,20 @@ _MEDIA = 0x04
 _FILE = 0x04
 _PNP = 0x41D0  # compressed EISA id 'PNP'
 _CODE = "event_log_malformed"
+# Of variables, which are in every log many times: a look-up in place of formatting.
+_GUIDS = {
+    uuid.UUID(text).bytes_le: text
+    for text in (
+        "8be4df61-93ca-11d2-aa0d-00e098032b8c",
+        "d719b2cb-3d3a-4596-a3bc-dad00e67656f",
+        "605dab50-e046-4300-abb6-3dd810dd8b23",
+    )
+}
 
 
 def guid(data: bytes) -> str:
     """EFI_GUID (16 bytes, first three fields little-endian) as text, lower case."""
-    return str(uuid.UUID(bytes_le=data))
+    return _GUIDS.get(data) or str(uuid.UUID(bytes_le=data))
 
 
 def device_path_text(data: bytes) -> str:

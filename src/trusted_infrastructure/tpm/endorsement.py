@@ -11,7 +11,12 @@ Rules:
 - the EK certificate is no CA, is for key encipherment or agreement, and has the extended key usage of EK
   certificates, unless the CA entry says that this vendor's have none;
 - its public key is that of the endorsement key which the host presented;
-- no network: neither AIA nor CRL distribution points are followed. CRLs come with the CA entry.
+- an EK certificate without a subject names the manufacturer of its TPM in the subject alternative name, as
+  does every one whose subject alternative name is critical;
+- no certificate on the path is named by a CRL of its issuer, nor is such a CRL out of date (`revocation`);
+- no network: neither AIA nor CRL distribution points are followed. CRLs come with the CA entry;
+- names choose whom to try, key identifiers do not: vendors get them wrong. Signatures decide, a bounded
+  number of them.
 
 Sources: RFC 5280, 6.1 (path validation); TCG EK Credential Profile for TPM 2.0, 3.2 (EK certificate); TCG OID
 registry (tcg-kp-EKCertificate).
@@ -34,7 +39,7 @@ from trusted_infrastructure.tpm.certificates import (
     parse_pem_certificate,
 )
 from trusted_infrastructure.tpm.public_area import PublicArea
-from trusted_infrastructure.tpm.revocation import RevocationList, parse_revocation_list
+from trusted_infrastructure.tpm.revocation import RevocationList, load_revocation_lists
 
 EK_CERTIFICATE_USAGE = "2.23.133.8.1"  # tcg-kp-EKCertificate
 _ANY_USAGE = "2.5.29.37.0"
@@ -67,14 +72,21 @@ class Endorsement:
     issuers: tuple[Certificate, ...]
     authority: str
 
+    @property
+    def boundaries(self) -> tuple[datetime, ...]:
+        """When one of its certificates begins or ends: the times at which it may hold no longer."""
+        path = (self.leaf, *self.issuers)
+        return tuple(moment for one in path for moment in (one.not_before, one.not_after))
+
 
 def load_certificate_authority(
     name: str,
     cert_chain: Sequence[str],
     eku_exception: bool = False,
-    revocation_lists: Sequence[str] = (),
+    crls: Sequence[str] = (),
 ) -> CertificateAuthority:
     """A CA entry from PEM texts. cert_chain: the first is pinned (root first), the others are intermediates.
+    crls: see `revocation`.
 
     Raises InvalidField (malformed_request) that names the field; for administrators' input.
     """
@@ -89,12 +101,7 @@ def load_certificate_authority(
         if not certificate.is_ca:
             raise InvalidField(f"cert_chain[{position}]", f"{certificate.label} is not a CA certificate")
         chain.append(certificate)
-    lists = []
-    for position, pem in enumerate(revocation_lists):
-        try:
-            lists.append(parse_revocation_list(pem))
-        except Refusal as refusal:
-            raise InvalidField(f"revocation_lists[{position}]", refusal.message) from None
+    lists = load_revocation_lists(crls, chain)
     return CertificateAuthority(name, chain[0], tuple(chain[1:]), eku_exception, tuple(lists))
 
 
@@ -195,12 +202,22 @@ def _check_leaf(leaf: Certificate, now: datetime) -> None:
     if leaf.key_usage is not None and not leaf.key_usage & _EK_KEY_USAGES:
         found = ", ".join(sorted(leaf.key_usage)) or "none"
         raise _invalid(f"{leaf.label}: key usage must be keyEncipherment or keyAgreement: found {found}")
+    # A critical name restricts the certificate to whom it names. Without this, one for a person or a server
+    # whose key lies in a TPM would do.
+    names_tpm = leaf.tpm is not None and "manufacturer" in leaf.tpm
+    if leaf.names_critical and not names_tpm:
+        raise _invalid(f"{leaf.label}: its critical subject alternative name is not that of a TPM")
+    if not leaf.subject and not names_tpm:
+        raise _invalid(f"{leaf.label}: has neither a subject nor the name of a TPM")
 
 
 def _check_leaf_usage(leaf: Certificate, authority: CertificateAuthority) -> None:
     # Same reason as for the key usage; some vendors leave it out, which the CA entry must say.
     usage = leaf.extended_key_usage
     if usage is None and authority.eku_exception:
+        # The same CA certifies attestation keys, which may sign. Without one of the two usages, they pass.
+        if leaf.key_usage is None:
+            raise _invalid(f"{leaf.label}: has neither a key usage nor an extended key usage")
         return
     if usage is None or EK_CERTIFICATE_USAGE not in usage:
         found = ", ".join(sorted(usage or ())) or "none"
@@ -227,17 +244,19 @@ def _check_issuer(issuer: Certificate, below: int, now: datetime) -> None:
 
 
 class _PathBuilder:
-    """Depth-first search with a budget; keeps the most telling refusal for when no path is found."""
+    """Depth-first search with a budget; keeps the refusal of the longest path for when none is found."""
 
     def __init__(
         self, from_host: Sequence[Certificate], authorities: Sequence[CertificateAuthority], now: datetime
     ) -> None:
         self._authorities = authorities
+        # Those of the entries first: what the host sends cannot use up the budget before them.
         self._intermediates = [*(c for entry in authorities for c in entry.intermediates), *from_host]
         self._lists = [crl for entry in authorities for crl in entry.revocation_lists]
         self._now = now
         self._checks_left = MAXIMUM_SIGNATURE_CHECKS
         self._refusal: Refusal | None = None
+        self._refused_at = 0
 
     def build(self, leaf: Certificate) -> Endorsement:
         found = self._extend((leaf,))
@@ -250,15 +269,15 @@ class _PathBuilder:
 
     def _extend(self, path: tuple[Certificate, ...]) -> Endorsement | None:
         """A verified path that begins with `path` (leaf first), None where there is none."""
-        last = path[-1]
         for authority in self._authorities:
             # The leaf itself is never the anchor: what is pinned is a CA.
-            if self._issued(last, authority.anchor) and self._accepts(path, authority.anchor, authority):
+            if self._issued(path, authority.anchor) and self._accepts(path, authority.anchor, authority):
                 return Endorsement(path[0], (*path[1:], authority.anchor), authority.name)
         if len(path) >= MAXIMUM_PATH:
             return None
         for candidate in self._intermediates:
-            if candidate.der in (used.der for used in path) or not self._issued(last, candidate):
+            # The same key twice under one name is a loop, also in another certificate (RFC 4158, 2.4.2).
+            if any(_same_entity(candidate, used) for used in path) or not self._issued(path, candidate):
                 continue
             if self._accepts(path, candidate, None):
                 found = self._extend((*path, candidate))
@@ -266,8 +285,13 @@ class _PathBuilder:
                     return found
         return None
 
-    def _issued(self, certificate: Certificate, issuer: Certificate) -> bool:
-        if certificate.x509.issuer != issuer.x509.subject:
+    def _issued(self, path: tuple[Certificate, ...], issuer: Certificate) -> bool:
+        certificate = path[-1]
+        if certificate.issuer_name != issuer.subject_name:
+            return False
+        # Before the signature is checked: a check with a huge key takes long.
+        if weakness := issuer.weakness():
+            self._refuse(path, _invalid(f"{issuer.label}: {weakness}"))
             return False
         # Without a budget, n look-alikes on each level would cost n to the power of the depth.
         if self._checks_left == 0:
@@ -288,8 +312,16 @@ class _PathBuilder:
             else:
                 _check_leaf_usage(path[0], authority)
             for crl in self._lists:
-                crl.check(path[-1], issuer, self._now)
+                crl.check(path[-1], self._now)
         except Refusal as refusal:
-            self._refusal = refusal
+            self._refuse(path, refusal)
             return False
         return True
+
+    def _refuse(self, path: tuple[Certificate, ...], refusal: Refusal) -> None:
+        if len(path) > self._refused_at:
+            self._refusal, self._refused_at = refusal, len(path)
+
+
+def _same_entity(one: Certificate, other: Certificate) -> bool:
+    return one.subject_name == other.subject_name and one.public_key_der() == other.public_key_der()

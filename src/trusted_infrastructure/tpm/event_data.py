@@ -336,8 +336,6 @@ def _text_words(pcr: int, event_type: int, decoded: Text) -> str:
     return f"{_PLAIN[event_type]} '{decoded.text}'" if decoded.text else _PLAIN[event_type]
 
 
-# What systemd-stub packs into initrds of its own (credentials, extensions), by the names in its log.
-_STUB_ARCHIVES = ("Credentials", "Global credentials", "System extension", "Configuration extension")
 _SHIM_VARIABLES = frozenset({"MokList", "MokListX", "MokListTrusted", "MokSBState", "Shim", "SbatLevel"})
 
 
@@ -352,7 +350,7 @@ def _boot_loader_words(pcr: int, text: str) -> str:
         return f"shim variable {text}"
     if pcr == 11 and text.startswith("."):
         return f"UKI section {text}"
-    if pcr in (12, 13) and text.startswith(_STUB_ARCHIVES):
+    if pcr in (12, 13) and text.startswith(event_quirks.STUB_ARCHIVES):
         return text
     if pcr == 12 or (pcr == 8 and text):
         return f"kernel command line '{text}'"

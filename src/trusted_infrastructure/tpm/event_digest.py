@@ -17,6 +17,10 @@ from collections.abc import Iterator
 from trusted_infrastructure.refusal import InvalidField
 from trusted_infrastructure.tpm import algorithms, event_quirks, uefi
 from trusted_infrastructure.tpm import event_types as types
+from trusted_infrastructure.tpm.event_text import looks_like_utf16, text_of
+
+# What a separator measures: the two values of a normal one, and the one that reports an error (PFP 10.4.1).
+SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\0\0\0")
 
 # The digest is over the whole event data: anything else is a forged or broken event.
 _WHOLE = frozenset(
@@ -51,11 +55,13 @@ _PERHAPS = frozenset(
     }
 )
 _TAG_HEADER = 8
+_MAXIMUM_NAME = 512  # bytes of a name of a section in UTF-16
 _TEXT_PREFIXES = tuple(prefix.encode() for prefix in event_quirks.GRUB_PREFIXES)
 
 
 def measured_content(event_type: int, data: bytes, digest: bytes | None, bank: str) -> bytes | None:
-    """The bytes of the event data that `digest` is over, None where it is over none of them.
+    """The bytes that `digest` is over, where the event data says them: nearly always a part of it (a separator's
+    value may be left out, a name may be in another encoding). None where it is over none of them.
 
     Only these bytes were measured: what stands beside them (a boot variable's name in older firmware, GRUB's
     prefixes) is the host's word.
@@ -68,6 +74,11 @@ def measured_content(event_type: int, data: bytes, digest: bytes | None, bank: s
         if new(candidate).digest() == digest:
             return candidate
     return None
+
+
+def digest_of(data: bytes, bank: str) -> bytes:
+    """Digest of `data` in a bank (a hash name that is known to be one)."""
+    return bytes(getattr(hashlib, bank)(data).digest())
 
 
 def verify(event_type: int, data: bytes, digest: bytes | None, bank: str) -> bool | None:
@@ -85,6 +96,8 @@ def _candidates(event_type: int, data: bytes) -> Iterator[bytes]:
         yield data
         if event_type == types.EV_EFI_VARIABLE_AUTHORITY:
             yield data[: -event_quirks.UNMEASURED_BYTES]
+        elif event_type == types.EV_SEPARATOR:
+            yield from SEPARATORS
     elif event_type in _WHOLE_OR_CONTENT:
         yield data
         try:
@@ -103,6 +116,9 @@ def _text_candidates(data: bytes) -> Iterator[bytes]:
     """EV_IPL: with and without the NUL at the end, and without GRUB's prefix."""
     if data.endswith(b"\0"):
         yield data[:-1]
+    # systemd-stub logs names as UTF-16 and measures them as ASCII, with the NUL.
+    if len(data) <= _MAXIMUM_NAME and looks_like_utf16(data):
+        yield text_of(data).encode("utf-8", "replace") + b"\0"
     for prefix in _TEXT_PREFIXES:
         if data.startswith(prefix):
             yield data[len(prefix) :]

@@ -3,17 +3,19 @@
 
 An event log is a story told by the host. Only two things make it evidence: the digests, replayed, give the
 PCRs that a TPM signed; and the content of an event hashes to its digest (`Event.digest_verified`). Everything
-else in it is words.
+else in it is words, the types of its events included: no digest covers them.
 
 Rules:
 - bounds before anything: size, number of events, every length against what is left;
 - the form is exact: digest sizes are those of the header, no algorithm twice, nothing after the last event
-  but padding of one repeated byte;
+  but padding of one repeated byte; what real firmware does beside that is listed in `event_quirks`;
 - EV_NO_ACTION is never extended; every other event extends its PCR, with a digest for the bank or not at all;
-- an event says whether its PCR's separator came before it: what follows is not firmware configuration.
+- an event says whether its PCR's separator came before it: what follows is not firmware configuration. A
+  separator is what has a separator's digest, or says that it is one.
 
 Sources: TCG PC Client Platform Firmware Profile 1.06, 10.2 (TCG_PCR_EVENT, TCG_PCR_EVENT2), 10.4.5
-(Specification ID Version, StartupLocality); TCG EFI Platform Specification 1.22, 7 (legacy logs).
+(Specification ID Version, StartupLocality); TCG EFI Platform Specification 1.22, 7 (legacy logs); TPM 2.0
+Library Part 1, 34.3 (PCR 0 after an H-CRTM sequence).
 """
 
 from __future__ import annotations
@@ -21,33 +23,36 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+
+import msgspec
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
-from trusted_infrastructure.tpm import algorithms, event_data, event_digest, event_quirks, event_types
-from trusted_infrastructure.tpm.structures import Reader
+from trusted_infrastructure.tpm import algorithms, event_data, event_digest, event_types
+from trusted_infrastructure.tpm.event_header import HEADER_SIGNATURE, content_end, specification_id
 
 MAXIMUM_SIZE = 4 << 20  # real logs have 10 to 200 kB; option ROM events make the largest
 MAXIMUM_EVENTS = 16_384  # bounds the objects that a log of minimal events would make
 PCR_COUNT = 24
 _CODE = "event_log_malformed"
 _REMEDY = "send the log exactly as the firmware wrote it (binary_bios_measurements)"
-_SPEC_ID_03 = b"Spec ID Event03\0"
 _STARTUP_LOCALITY = b"StartupLocality\0"
+_H_CRTM_LOCALITY = 4
 _LEGACY_HEADER = struct.Struct("<II20sI")  # pcrIndex, eventType, SHA-1 digest, eventDataSize
 _AGILE_HEADER = struct.Struct("<III")  # pcrIndex, eventType, digest count
 _ALGORITHM = struct.Struct("<H")
 _SIZE = struct.Struct("<I")
+_SEPARATOR_DIGESTS = frozenset(
+    hash_.digest(value) for hash_ in algorithms.HASHES.values() for value in event_digest.SEPARATORS
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event of a log.
 
     index: position in the log, the header is 0. pcr: PCR index (0xffffffff in some EV_NO_ACTION events).
     type: event type number. digests: bank name to digest, as logged. data: event data, as logged.
-    after_separator: whether an EV_SEPARATOR of the same PCR came before.
+    after_separator: whether a separator of the same PCR came before.
     """
 
     index: int
@@ -108,18 +113,45 @@ class EventLog:
     crypto_agile: bool
     startup_locality: int | None
     padding: int = 0
+    _by_pcr: dict[int, tuple[Event, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _replayed: dict[str, dict[int, bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @cached_property
-    def _by_pcr(self) -> dict[int, tuple[Event, ...]]:
+    def __post_init__(self) -> None:
         found: dict[int, list[Event]] = {}
         for event in self.events:
-            if event.extends:
+            if event.type != event_types.EV_NO_ACTION:
                 found.setdefault(event.pcr, []).append(event)
-        return {pcr: tuple(events) for pcr, events in found.items()}
+        self._by_pcr.update((pcr, tuple(events)) for pcr, events in found.items())
 
     def events_of(self, pcr: int) -> tuple[Event, ...]:
         """The events that extended `pcr`, in order."""
         return self._by_pcr.get(pcr, ())
+
+    @property
+    def extended_pcrs(self) -> tuple[int, ...]:
+        """The PCRs that the log extends, in the order in which it first does."""
+        return tuple(self._by_pcr)
+
+    @property
+    def start_locality(self) -> int | None:
+        """The locality that PCR 0 starts from: what the log says, or 4 where an H-CRTM was measured first."""
+        first = self.events_of(0)[:1]
+        if self.startup_locality is None and first and first[0].type == event_types.EV_EFI_HCRTM_EVENT:
+            return _H_CRTM_LOCALITY
+        return self.startup_locality
+
+    def replayed(self, bank: str) -> Mapping[int, bytes]:
+        """As `replay`, computed once."""
+        known = self._replayed.get(bank)
+        if known is None:
+            known = self._replayed[bank] = _replay(self, bank)
+        return known
+
+    def value_of(self, pcr: int, bank: str) -> bytes:
+        """The value that the log leads to for a PCR, extended or not. Raises Refusal (event_log_replay)."""
+        return self.replayed(bank).get(pcr) or initial_value(pcr, bank, self.start_locality)
 
 
 def parse_event_log(data: bytes) -> EventLog:
@@ -133,9 +165,9 @@ def parse_event_log(data: bytes) -> EventLog:
     if not data:
         raise _malformed("is empty")
     first, offset = _legacy_event(data, 0, 0, set())
-    if first.type == event_types.EV_NO_ACTION and first.data.startswith(_SPEC_ID_03):
-        sizes = _specification_id(first.data)
-        return _agile_log(data, offset, first, sizes)
+    if first.type == event_types.EV_NO_ACTION and first.data.startswith(HEADER_SIGNATURE):
+        sizes, uncounted = specification_id(first.data, data[offset : offset + 255])
+        return _AgileLog(data, offset + uncounted, first, sizes).parse()
     return _legacy_log(data)
 
 
@@ -145,6 +177,10 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
 
     Raises Refusal (event_log_replay) when the log has no digests for the bank, or an event lacks one.
     """
+    return dict(log.replayed(bank))
+
+
+def _replay(log: EventLog, bank: str) -> dict[int, bytes]:
     hash_ = algorithms.HASHES_BY_NAME.get(bank)
     if hash_ is None or bank not in log.banks:
         raise Refusal(
@@ -154,19 +190,17 @@ def replay(log: EventLog, bank: str) -> dict[int, bytes]:
         )
     new = getattr(hashlib, hash_.name)
     values: dict[int, bytes] = {}
-    if log.startup_locality is not None:
-        values[0] = initial_value(0, bank, log.startup_locality)
-    for event in log.events:
-        if event.type == event_types.EV_NO_ACTION:
-            continue
-        digest = event.digests.get(bank)
-        # Without this, leaving out a bank's digest would be a way to hide an event from that bank's replay.
-        if digest is None:
-            raise Refusal("event_log_replay", f"{event.label}: has no digest for bank {bank}", _REMEDY)
-        value = values.get(event.pcr)
-        if value is None:
-            value = bytes(hash_.size)
-        values[event.pcr] = new(value + digest).digest()
+    if log.start_locality is not None:
+        values[0] = initial_value(0, bank, log.start_locality)
+    for pcr in log.extended_pcrs:
+        value = values.get(pcr) or bytes(hash_.size)
+        for event in log.events_of(pcr):
+            digest = event.digests.get(bank)
+            # Without this, leaving out a bank's digest would hide an event from that bank's replay.
+            if digest is None:
+                raise Refusal("event_log_replay", f"{event.label}: has no digest for bank {bank}", _REMEDY)
+            value = new(value + digest).digest()
+        values[pcr] = value
     return values
 
 
@@ -190,6 +224,11 @@ def _checked_pcr(index: int, pcr: int, event_type: int) -> None:
         raise _malformed(f"event {index} ({event_types.name_of(event_type)}): there is no PCR {pcr}")
 
 
+def _limit(count: int) -> None:
+    if count >= MAXIMUM_EVENTS:
+        raise _malformed(f"has more than {MAXIMUM_EVENTS} events")
+
+
 def _legacy_event(data: bytes, offset: int, index: int, separated: set[int]) -> tuple[Event, int]:
     """One TCG_PCR_EVENT at `offset`, and the offset after it."""
     start = offset + _LEGACY_HEADER.size
@@ -200,104 +239,95 @@ def _legacy_event(data: bytes, offset: int, index: int, separated: set[int]) -> 
         raise _malformed(f"event {index}: data of {size} bytes, but only {len(data) - start} are left")
     _checked_pcr(index, pcr, event_type)
     event = Event(index, pcr, event_type, {"sha1": digest}, data[start : start + size], pcr in separated)
+    if event_type == event_types.EV_SEPARATOR or digest in _SEPARATOR_DIGESTS:
+        separated.add(pcr)
     return event, start + size
 
 
 def _legacy_log(data: bytes) -> EventLog:
     events: list[Event] = []
     separated: set[int] = set()
-    offset, end = 0, _content_end(data)
+    offset, end = 0, content_end(data)
     while offset < end:
         _limit(len(events))
         event, offset = _legacy_event(data, offset, len(events), separated)
-        if event.type == event_types.EV_SEPARATOR:
-            separated.add(event.pcr)
         events.append(event)
-    return EventLog(tuple(events), ("sha1",), False, _startup_locality(events), len(data) - offset)
+    return EventLog(tuple(events), ("sha1",), False, _startup_locality(events), max(len(data) - offset, 0))
 
 
-def _agile_log(data: bytes, offset: int, header: Event, sizes: Mapping[int, tuple[str, int]]) -> EventLog:
-    events = [header]
-    separated: set[int] = set()
-    end = _content_end(data)
-    while offset < end:
-        _limit(len(events))
-        event, offset = _agile_event(data, offset, len(events), separated, sizes)
-        if event.type == event_types.EV_SEPARATOR:
-            separated.add(event.pcr)
-        events.append(event)
-    banks = tuple(name for name, _size in sizes.values())
-    return EventLog(tuple(events), banks, True, _startup_locality(events), len(data) - offset)
+class _AgileLog:
+    """Parses what follows the header of a crypto-agile log. sizes: TPM_ALG_ID to (bank name, digest size)."""
 
+    def __init__(self, data: bytes, offset: int, header: Event, sizes: Mapping[int, tuple[str, int]]) -> None:
+        self._data = data
+        self._offset = offset
+        self._header = data[:offset]
+        self._events = [header]
+        self._separated: set[int] = set()
+        self._sizes = sizes
+        self._banks = tuple(name for name, _size in sizes.values())
+        # Nearly all events have one digest for each algorithm, in the header's order: read in one go.
+        self._algorithms = tuple(sizes)
+        self._usual = struct.Struct(f"<III{''.join(f'H{size}s' for _name, size in sizes.values())}I")
 
-def _agile_event(
-    data: bytes, offset: int, index: int, separated: set[int], sizes: Mapping[int, tuple[str, int]]
-) -> tuple[Event, int]:
-    """One TCG_PCR_EVENT2 at `offset`, and the offset after it. sizes: TPM_ALG_ID to (bank name, digest
-    size)."""
-    end = len(data)
-    if end - offset < _AGILE_HEADER.size:
-        raise _malformed(f"event {index}: is cut at byte {end}")
-    pcr, event_type, count = _AGILE_HEADER.unpack_from(data, offset)
-    offset += _AGILE_HEADER.size
-    _checked_pcr(index, pcr, event_type)
-    if count > len(sizes):
-        raise _malformed(f"event {index}: has {count} digests: the header names {len(sizes)} algorithms")
-    digests: dict[str, bytes] = {}
-    for _index in range(count):
-        if end - offset < _ALGORITHM.size:
+    def parse(self) -> EventLog:
+        data, end, events, separated = self._data, content_end(self._data), self._events, self._separated
+        while self._offset < end:
+            index = len(events)
+            _limit(index)
+            pcr, event_type, digests, start, size = self._usual_event() or self._event(index)
+            left = len(data) - start
+            if size > left:
+                raise _malformed(f"event {index}: data of {size} bytes, but only {left} are left")
+            self._offset = start + size
+            events.append(
+                Event(index, pcr, event_type, digests, data[start : self._offset], pcr in separated)
+            )
+            if event_type == event_types.EV_SEPARATOR or not _SEPARATOR_DIGESTS.isdisjoint(digests.values()):
+                separated.add(pcr)
+        padding = len(data) - self._offset
+        return EventLog(tuple(events), self._banks, True, _startup_locality(events), max(padding, 0))
+
+    def _usual_event(self) -> tuple[int, int, dict[str, bytes], int, int] | None:
+        """PCR, type, digests, offset and size of the data of the event here; None where it has another form
+        than most, and `_event` must look."""
+        usual, data = self._usual, self._data
+        start = self._offset + usual.size
+        if start > len(data):
+            return None
+        fields = usual.unpack_from(data, self._offset)
+        if fields[2] != len(self._banks) or fields[3:-1:2] != self._algorithms or fields[0] >= PCR_COUNT:
+            return None
+        return fields[0], fields[1], dict(zip(self._banks, fields[4:-1:2], strict=True)), start, fields[-1]
+
+    def _event(self, index: int) -> tuple[int, int, dict[str, bytes], int, int]:
+        """As `_usual_event`, for every TCG_PCR_EVENT2."""
+        data, offset, end = self._data, self._offset, len(self._data)
+        if data.startswith(self._header, offset):  # `event_quirks`: a header that is there twice
+            start = offset + _LEGACY_HEADER.size
+            return 0, event_types.EV_NO_ACTION, {}, start, len(self._header) - _LEGACY_HEADER.size
+        if end - offset < _AGILE_HEADER.size:
             raise _malformed(f"event {index}: is cut at byte {end}")
-        (algorithm,) = _ALGORITHM.unpack_from(data, offset)
-        bank, size = sizes.get(algorithm, ("", 0))
-        # An algorithm that the header does not name has no known size: everything after would be misread.
-        if not bank or bank in digests:
-            raise _malformed(
-                f"event {index}: {algorithms.name_of(algorithm)} is not in the header, or given twice"
-            )
-        offset += _ALGORITHM.size + size
-        digests[bank] = data[offset - size : offset]
-    if end - offset < _SIZE.size:
-        raise _malformed(f"event {index}: is cut at byte {end}")
-    (size,) = _SIZE.unpack_from(data, offset)
-    offset += _SIZE.size
-    if size > end - offset:
-        raise _malformed(f"event {index}: data of {size} bytes, but only {end - offset} are left")
-    event = Event(index, pcr, event_type, digests, data[offset : offset + size], pcr in separated)
-    return event, offset + size
-
-
-def _limit(count: int) -> None:
-    if count >= MAXIMUM_EVENTS:
-        raise _malformed(f"has more than {MAXIMUM_EVENTS} events")
-
-
-def _specification_id(data: bytes) -> dict[int, tuple[str, int]]:
-    """TCG_EfiSpecIdEvent (PFP 10.4.5.1): algorithm (TPM_ALG_ID) to (bank name, digest size)."""
-    reader = Reader(data, "event_log.specification_id", order="<", code=_CODE)
-    reader.take(len(_SPEC_ID_03), "signature")
-    reader.u32("platformClass")
-    reader.take(4, "specVersion")  # minor, major, errata, size of UINTN: all that are in use have this form
-    count = reader.u32("numberOfAlgorithms")
-    if not 1 <= count <= 16:
-        raise reader.refusal("numberOfAlgorithms", f"is {count}: expected 1 to 16")
-    sizes: dict[int, tuple[str, int]] = {}
-    for _index in range(count):
-        algorithm, size = reader.u16("algorithmId"), reader.u16("digestSize")
-        known = algorithms.HASHES.get(algorithm)
-        # Without this, a wrong size would shift every digest of the log.
-        if algorithm in sizes or size == 0 or (known is not None and size != known.size):
-            raise reader.refusal(
-                "digestSizes", f"{algorithms.name_of(algorithm)} with {size} bytes, or twice"
-            )
-        sizes[algorithm] = (known.name if known else algorithms.name_of(algorithm).lower(), size)
-    reader.take(reader.u8("vendorInfoSize"), "vendorInfo")
-    reader.finish()
-    return sizes
-
-
-def _content_end(data: bytes) -> int:
-    """Offset from which on the log is padding (`event_quirks.PADDING`), if an event ends there."""
-    return min(len(data.rstrip(filler)) for filler in event_quirks.PADDING)
+        pcr, event_type, count = _AGILE_HEADER.unpack_from(data, offset)
+        offset += _AGILE_HEADER.size
+        _checked_pcr(index, pcr, event_type)
+        if count > len(self._sizes):
+            raise _malformed(f"event {index}: has {count} digests: the header names {len(self._sizes)}")
+        digests: dict[str, bytes] = {}
+        for _index in range(count):
+            if end - offset < _ALGORITHM.size:
+                raise _malformed(f"event {index}: is cut at byte {end}")
+            (algorithm,) = _ALGORITHM.unpack_from(data, offset)
+            bank, size = self._sizes.get(algorithm, ("", 0))
+            # An algorithm that the header does not name has no known size: what follows would be misread.
+            if not bank or bank in digests:
+                name = algorithms.name_of(algorithm)
+                raise _malformed(f"event {index}: {name} is not in the header, or given twice")
+            offset += _ALGORITHM.size + size
+            digests[bank] = data[offset - size : offset]
+        if end - offset < _SIZE.size:
+            raise _malformed(f"event {index}: is cut at byte {end}")
+        return pcr, event_type, digests, offset + _SIZE.size, _SIZE.unpack_from(data, offset)[0]
 
 
 def _startup_locality(events: list[Event]) -> int | None:

@@ -140,12 +140,12 @@ class PublicArea:
         """The hash of the Name."""
         return algorithms.HASHES[self.name_alg]
 
-    @property
+    @functools.cached_property
     def name(self) -> bytes:
         """Name: nameAlg (2 bytes) and the digest of TPMT_PUBLIC (Part 1, 16, 'Names')."""
         return u16(self.name_alg) + self.name_hash.digest(self.marshalled)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of TPMT_PUBLIC, lower-case hex: how the project identifies an endorsement key."""
         return hashlib.sha256(self.marshalled).hexdigest()
@@ -156,6 +156,10 @@ class PublicArea:
 
     def public_key(self) -> PublicKey:
         """The public key. Raises InvalidField when the numbers are not a usable key of a supported kind."""
+        return self._public_key
+
+    @functools.cached_property
+    def _public_key(self) -> PublicKey:
         try:
             if self.key_type == algorithms.RSA:
                 modulus = int.from_bytes(self.modulus, "big")

@@ -16,12 +16,15 @@ from trusted_infrastructure.transport.clients import (
 from trusted_infrastructure.transport.errors import JSONAnswer, error_answer
 from trusted_infrastructure.transport.logs import configure_logging
 from trusted_infrastructure.transport.notify import notify
-from trusted_infrastructure.transport.unix_server import serve
+from trusted_infrastructure.transport.unix_server import Doors, Program, serve, user_ids
+from trusted_infrastructure.transport.workers import serve_workers
 
 __all__ = [
     "Application",
     "Caller",
+    "Doors",
     "JSONAnswer",
+    "Program",
     "answer_of",
     "async_management_client",
     "async_public_client",
@@ -33,6 +36,8 @@ __all__ = [
     "notify",
     "public_client",
     "serve",
+    "serve_workers",
     "tls_context",
     "unreachable",
+    "user_ids",
 ]

@@ -106,13 +106,15 @@ class _Limited:
         self._limit = limit
         self._seen = 0
         declared = _header(scope, b"content-length")
-        if declared.isdigit() and int(declared) > limit:
-            raise self._too_large()
+        self._declared = int(declared[:19]) if declared.isdigit() else 0
 
     def _too_large(self) -> Refusal:
         return Refusal("request_too_large", f"the body is larger than {self._limit} bytes", status=413)
 
     async def __call__(self) -> Message:
+        # Not before the handler asks for the body: so it is the handler that is refused, and records it.
+        if self._declared > self._limit:
+            raise self._too_large()
         message = await self._receive()
         self._seen += len(message.get("body", b""))
         if self._seen > self._limit:

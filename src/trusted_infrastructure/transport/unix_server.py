@@ -25,6 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,49 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 def error_body(text: str) -> object:
     """What a request that is not HTTP is answered with, in the form of the services."""
     return {"error": Refusal("malformed_request", text, status=400).as_dict()}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one process serves. apps: socket path -> application. lifespan, background: see `serve`."""
+
+    apps: Mapping[Path, ASGIApp]
+    lifespan: Lifespan | None = None
+    background: Sequence[Background] = ()
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The sockets of a service, and who may connect: what several processes have in common.
+
+    paths: socket paths. root_only: those of them that only root may use (0600); the others are 0660 and open
+    to `allowed_uids`. socket_group: see `listen`. not_http: from a reason to the JSON body of the 400 that
+    answers what is not HTTP.
+    """
+
+    paths: Sequence[Path]
+    root_only: frozenset[Path] = frozenset()
+    allowed_uids: frozenset[int] = frozenset()
+    socket_group: int | None = None
+    not_http: NotHttp = error_body
+
+    @contextlib.contextmanager
+    def bound(self) -> Iterator[dict[Path, socket.socket]]:
+        """The bound sockets, removed again on the way out. Raises Refusal `socket_unusable`."""
+        bound: dict[Path, socket.socket] = {}
+        try:
+            for path in self.paths:
+                mode = MODE_ROOT if path in self.root_only else MODE_PROXY
+                bound[path] = listen(path, mode, self.socket_group)
+            yield bound
+        finally:
+            for path, listener in bound.items():
+                listener.close()
+                path.unlink(missing_ok=True)
+
+    def uids(self, path: Path) -> frozenset[int]:
+        """Who may connect to `path`."""
+        return frozenset({0}) if path in self.root_only else self.allowed_uids
 
 
 class CheckedProtocol(HttpToolsProtocol):
@@ -217,73 +261,81 @@ def serve(
     not_http: from a reason to the JSON body of the 400 that answers what is not HTTP.
     Raises Refusal (`socket_unusable`, what lifespan raises, `service_part_ended`).
     """
+    doors = Doors(tuple(apps), frozenset(root_only), user_ids(allowed_users), socket_group, not_http)
+    serve_alone(doors, Program(apps, lifespan, background))
+
+
+def serve_alone(doors: Doors, program: Program) -> None:
+    """`serve`, in its two parts."""
+
+    async def run() -> None:
+        async with until_told() as stop, opened(program.lifespan):
+            with doors.bound() as bound:
+                await serve_bound(doors, bound, program, stop, lambda: notify("READY=1"))
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(
-            _serve(
-                apps,
-                frozenset(root_only),
-                user_ids(allowed_users),
-                socket_group,
-                lifespan,
-                background,
-                not_http,
-            )
-        )
+        runner.run(run())
 
 
-async def _serve(
-    apps: Mapping[Path, ASGIApp],
-    root_only: frozenset[Path],
-    allowed_uids: frozenset[int],
-    socket_group: int | None,
-    lifespan: Lifespan | None,
-    background: Sequence[Background],
-    not_http: NotHttp,
-) -> None:
+@contextlib.asynccontextmanager
+async def until_told() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set, from here on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with lifespan() if lifespan else contextlib.nullcontext():
-        async with _listening(apps, root_only, allowed_uids, socket_group, not_http) as servers:
-            tasks = [asyncio.create_task(task()) for task in background]
-            stopping = asyncio.create_task(stop.wait())
-            notify("READY=1")
-            log.info("serving", sockets=[str(path) for path in apps])
-            ended, _running = await asyncio.wait(
-                [stopping, *tasks, *servers], return_when=asyncio.FIRST_COMPLETED
-            )
-            notify("STOPPING=1")
-            _arm_hard_stop()
-            await _cancel(tasks)
-        if stopping not in ended:
-            raise Refusal(
-                "service_part_ended",
-                f"a part of the service ended: {_reason(ended)}",
-                "the unit starts the service again; look above in the journal",
-                status=500,
-            )
+    yield stop
+
+
+def opened(lifespan: Lifespan | None) -> AbstractAsyncContextManager[None]:
+    """The lifespan, or nothing."""
+    return lifespan() if lifespan else contextlib.nullcontext()
+
+
+async def serve_bound(
+    doors: Doors,
+    bound: Mapping[Path, socket.socket],
+    program: Program,
+    stop: asyncio.Event,
+    ready: Callable[[], object],
+) -> None:
+    """Serve sockets that are bound until `stop` is set; `ready` is called once all accept.
+
+    Raises Refusal `service_part_ended` when a server or a background task ends before.
+    """
+    async with _listening(doors, bound, program.apps) as servers:
+        tasks = [asyncio.create_task(task()) for task in program.background]
+        stopping = asyncio.create_task(stop.wait())
+        ready()
+        log.info("serving", sockets=[str(path) for path in program.apps])
+        ended, _running = await asyncio.wait(
+            [stopping, *tasks, *servers], return_when=asyncio.FIRST_COMPLETED
+        )
+        notify("STOPPING=1")
+        _arm_hard_stop()
+        await _cancel(tasks)
+    if stopping not in ended:
+        raise Refusal(
+            "service_part_ended",
+            f"a part of the service ended: {_reason(ended)}",
+            "the unit starts the service again; look above in the journal",
+            status=500,
+        )
     log.info("stopped")
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    apps: Mapping[Path, ASGIApp],
-    root_only: frozenset[Path],
-    allowed_uids: frozenset[int],
-    socket_group: int | None,
-    not_http: NotHttp,
+    doors: Doors, bound: Mapping[Path, socket.socket], apps: Mapping[Path, ASGIApp]
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     """The servers' tasks, all accepting; stopped gracefully on the way out."""
     servers: list[SocketServer] = []
     tasks: list[asyncio.Task[None]] = []
     try:
         for path, app in apps.items():
-            only_root = path in root_only
-            listener = listen(path, MODE_ROOT if only_root else MODE_PROXY, socket_group)
-            server = server_for(path, app, frozenset({0}) if only_root else allowed_uids, not_http)
+            server = server_for(path, app, doors.uids(path), doors.not_http)
             servers.append(server)
-            tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
+            tasks.append(asyncio.create_task(server.serve(sockets=[bound[path]])))
         while not all(server.started for server in servers) and not any(task.done() for task in tasks):
             await asyncio.sleep(0.01)
         yield tasks
@@ -291,8 +343,6 @@ async def _listening(
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks, return_exceptions=True)
-        for path in apps:
-            path.unlink(missing_ok=True)
 
 
 def _arm_hard_stop() -> None:

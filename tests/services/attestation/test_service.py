@@ -20,7 +20,7 @@ from trusted_infrastructure import tokens
 from trusted_infrastructure.attestation import verifier
 from trusted_infrastructure.attestation.challenges import LIFETIME, UsedChallenges, new_state
 from trusted_infrastructure.attestation.service import AttestationService, management_application
-from trusted_infrastructure.attestation.state import CLOCK_STEP, RESULT_KEPT, HostResult, State
+from trusted_infrastructure.attestation.state import CLOCK_STEP, State
 from trusted_infrastructure.attestation.token_keys import ROTATION
 from trusted_infrastructure.messages import encode
 from trusted_infrastructure.refusal import Refusal, Unavailable
@@ -347,10 +347,3 @@ def test_clock_history_keeps_the_latest_and_writes_seldom(tmp_path: Path) -> Non
     assert kept(900_000, safe=True) == (900_000, 1, True, 5)
     assert kept(900_001, firmware=6) == (900_001, 1, True, 6)
     assert kept(7, reset=2, firmware=6) == (7, 2, True, 6)
-
-
-def test_result_of_a_host_that_is_gone_leaves_the_list(tmp_path: Path) -> None:
-    state = State(tmp_path / "state.db")
-    for host, last in (("gone", 1), ("here", RESULT_KEPT + 1), ("new", RESULT_KEPT + 2)):
-        state.record(HostResult(principal="p", host=host, state="ATTESTED", since=1, last=last))
-    assert [result.host for result in state.results()] == ["here", "new"]

@@ -359,6 +359,7 @@ class World:
             run_directory=run,
             public_name="ta1.example",
             burst=1000,
+            clock_max_unsynchronized=0,
         )
 
 

@@ -109,6 +109,7 @@ class SoftwareHost:
     clock: Clock = field(default_factory=Clock)
     tpm: FakeTpm = field(default_factory=FakeTpm)
     event_log: bytes = EVENT_LOG
+    read_event_log: Callable[[], bytes] | None = None
     documents: dict[tuple[str, str], Content] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,7 +133,7 @@ class SoftwareHost:
 
     def start(self) -> Agent:
         """A new agent on this host, as after a restart."""
-        facts = HostFacts(HOST, "RSA_2048", self.folder / "state", self.event_log, SUITE)
+        facts = HostFacts(HOST, "RSA_2048", self.folder / "state", self.event_log, SUITE, self.read_event_log)
         reader = ConfigurationReader(HOST, self.folder / "snapshot.json", self.folder / "anchors")
         worker = TpmWorker(lambda: nullcontext(self.tpm))
         self.agent = Agent(

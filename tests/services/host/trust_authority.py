@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import httpx
 import msgspec
@@ -78,6 +79,9 @@ class TrustAuthorityHost:
     refuse_key: Refusal | None = None
     base_image: str = "image-1"
     lifetime: int = 3600
+    security_generation: int = 1
+    grace_period: int = 60
+    image_state: Literal["STAGED", "ACTIVE"] = "ACTIVE"
     group: str = GROUP
     change_challenge: Callable[[Challenge], Challenge] = lambda challenge: challenge
     change_claims: Callable[[TokenClaims], TokenClaims] = lambda claims: claims
@@ -103,6 +107,7 @@ class TrustAuthorityHost:
                 Route("/attestation/v1/challenge", self._challenge, methods=["POST"]),
                 Route("/attestation/v1/evidence", self._evidence, methods=["POST"]),
                 Route("/attestation/v1/keys", self._attestation_keys, methods=["GET"]),
+                Route("/attestation/v1/generation", self._generation, methods=["GET"]),
                 Route("/kms/v1/providers/{provider}/keys", self._key, methods=["POST"]),
                 Route("/kms/v1/keys", self._response_keys, methods=["GET"]),
             ]
@@ -142,6 +147,12 @@ class TrustAuthorityHost:
     async def _attestation_keys(self, _request: Request) -> Response:
         self.calls.append("attestation keys")
         return JSONAnswer({"keys": self.key_set("attestation-service")})
+
+    async def _generation(self, _request: Request) -> Response:
+        self.calls.append("generation")
+        return JSONAnswer(
+            {"security_generation": self.security_generation, "grace_period": self.grace_period}
+        )
 
     async def _response_keys(self, _request: Request) -> Response:
         self.calls.append("response keys")
@@ -191,7 +202,11 @@ class TrustAuthorityHost:
         token = tokens.sign_token(claims, self.token_key, tokens.thumbprint(self.token_key.public_key()))
         return JSONAnswer(
             AttestationResult(
-                token=token, expires=claims.exp, base_image=claims.base_image, security_generation=1
+                token=token,
+                expires=claims.exp,
+                base_image=claims.base_image,
+                security_generation=claims.security_generation,
+                image_state=self.image_state,
             )
         )
 
@@ -206,7 +221,7 @@ class TrustAuthorityHost:
             ek_digest="0" * 64,
             base_image=self.base_image,
             userspace="verity",
-            security_generation=1,
+            security_generation=self.security_generation,
             reset_count=1,
             restart_count=0,
             iat=now,

@@ -13,10 +13,9 @@ from services.side_authority import NOW, SideAuthority
 
 from trusted_infrastructure import identity, tokens
 from trusted_infrastructure.config.documents import Peer
-from trusted_infrastructure.key_provider.attestation_keys import (
-    UNKNOWN_KEY_INTERVAL,
+from trusted_infrastructure.key_provider.attestation_keys import UNKNOWN_KEY_INTERVAL, AttestationKeys
+from trusted_infrastructure.peers.anchored import (
     Anchor,
-    AttestationKeys,
     accepted_peers,
     read_anchors,
 )

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from services.key_provider.harness import CLIENT, provider, seal_to
 
+from trusted_infrastructure.config import provider_password
+from trusted_infrastructure.config.documents import KmipServer, NetworkAddress
 from trusted_infrastructure.key_provider import client_credentials
 from trusted_infrastructure.key_provider.client_credentials import (
     SealTo,
@@ -23,6 +27,7 @@ from trusted_infrastructure.key_provider.client_credentials import (
     self_signed,
 )
 from trusted_infrastructure.key_provider.provider_documents import configuration, configurations, key_servers
+from trusted_infrastructure.key_provider.providers import WithheldServer, open_pools
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SealingKey
 
@@ -97,14 +102,18 @@ def test_keys_that_cannot_be_sealed_to(hosts: dict[str, SealTo], words: str) -> 
     assert (refused.value.status, words in refused.value.message) == (400, True)
 
 
-def document_with_secrets(password: str = "pässword") -> client_credentials.KeyProvider:
-    return provider(
+def document_with_secrets(password: str = "pässword", **set_for: Any) -> client_credentials.KeyProvider:
+    """set_for: what the provider had when its password was set, where that was something else than now."""
+    now = provider(
         client_certificate=CLIENT.certificate,
         client_private_key=seal_to("ta1", TA1, CLIENT.private_key, private_key_purpose("finance")),
-        password=seal_to("ta1", TA1, password.encode(), password_purpose("finance")),
         username="admin",
-        trusted_certificates=["PEM"],
+        trusted_certificates=[CLIENT.certificate],
     )
+    binding = provider_password.binding_of(msgspec.structs.replace(now, **set_for))
+    secret = provider_password.sealable(password, binding)
+    sealed = seal_to("ta1", TA1, secret, password_purpose("finance"))
+    return msgspec.structs.replace(now, password=sealed, password_binding=binding)
 
 
 def test_resealed_for_a_host_that_is_added() -> None:
@@ -114,7 +123,9 @@ def test_resealed_for_a_host_that_is_added() -> None:
     key, password = answer["client_private_key"], answer["password"]
     assert key is not None and password is not None
     assert open_for(key, "ta2", TA2, private_key_purpose("finance")) == CLIENT.private_key
-    assert open_for(password, "ta2", TA2, password_purpose("finance")) == "pässword".encode()
+    found = provider_password.opened(open_for(password, "ta2", TA2, password_purpose("finance")))
+    assert found.password == "pässword"
+    assert found.binding == document.password_binding
     assert document.client_private_key is not None
     assert key.digest == document.client_private_key.digest
     assert list(key.sealed) == ["ta2"]
@@ -152,17 +163,73 @@ def test_a_document_whose_secrets_are_for_others_has_a_problem() -> None:
     assert found["hr"].credentials is None
 
 
-def test_a_password_that_is_no_text_stays_what_it_is() -> None:
-    document = provider(
-        client_certificate=CLIENT.certificate,
-        client_private_key=seal_to("ta1", TA1, CLIENT.private_key, private_key_purpose("finance")),
-        password=seal_to("ta1", TA1, b"\xff\xfe", password_purpose("finance")),
+@pytest.mark.parametrize("plain", [b"pw", b"\xff\xfe", b"{}", b'{"version":2,"password":"pw","binding":{}}'])
+def test_a_password_that_says_not_what_it_is_for_is_not_used(plain: bytes) -> None:
+    document = msgspec.structs.replace(
+        document_with_secrets(), password=seal_to("ta1", TA1, plain, password_purpose("finance"))
     )
-    assert configuration("finance", document, "ta1", TA1).problem is None
+    found = configuration("finance", document, "ta1", TA1)
+    assert found.problem is not None
+    assert (found.problem.code, found.credentials) == ("sealed_value_invalid", None)
+    assert "pw" not in str(found.problem)
+
+
+KMS1, KMS2 = (server.address for server in provider().servers)
+OTHER = self_signed("other", NOW)[1]
+
+
+def servers(*addresses: NetworkAddress) -> list[KmipServer]:
+    return [KmipServer(f"kms{number}", address) for number, address in enumerate(addresses, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("set_for", "withheld"),
+    [
+        ({}, ()),
+        ({"servers": servers(KMS1)}, ("kms2",)),
+        ({"servers": servers(KMS2, KMS1)}, ()),
+        ({"servers": servers(NetworkAddress(KMS1.hostname, 1), KMS2)}, ("kms1",)),
+        ({"proxy_server": NetworkAddress("proxy.test", 3128)}, ("kms1", "kms2")),
+        ({"trusted_certificates": []}, ()),
+        ({"trusted_certificates": [CLIENT.certificate, OTHER]}, ()),
+    ],
+)
+def test_a_key_server_that_the_password_was_not_set_for_is_not_asked(
+    set_for: dict[str, Any], withheld: tuple[str, ...]
+) -> None:
+    found = configuration("finance", document_with_secrets(**set_for), "ta1", TA1)
+    assert found.problem is None
+    assert found.withheld == withheld
+    sources = open_pools(found)
+    refused = []
+    for source in sources:
+        if isinstance(source, WithheldServer):
+            with pytest.raises(Refusal) as refusal:
+                source.primary_key("key-1")
+            assert refusal.value.code == "key_server_unreachable"
+            assert "set the provider's password again" in refusal.value.remedy
+            refused.append(source.server.name)
+        source.close()
+    assert tuple(refused) == withheld
+
+
+def test_a_certificate_that_was_trusted_later_vouches_for_nobody_who_gets_the_password() -> None:
+    alone = configuration("finance", document_with_secrets(trusted_certificates=[OTHER]), "ta1", TA1)
+    assert alone.problem is not None
+    assert alone.problem.code == "credential_not_bound"
+    document = msgspec.structs.replace(
+        document_with_secrets(), trusted_certificates=[OTHER, CLIENT.certificate]
+    )
+    beside = configuration("finance", document, "ta1", TA1)
+    assert (beside.problem, beside.trusted_certificates) == (None, (CLIENT.certificate,))
+
+
+def test_what_is_said_in_the_clear_changes_nothing() -> None:
+    document = document_with_secrets(servers=servers(KMS1))
+    lie = msgspec.structs.replace(document, password_binding=provider_password.binding_of(document))
+    assert configuration("finance", lie, "ta1", TA1).withheld == ("kms2",)
 
 
 def test_servers_have_timeout_and_proxy() -> None:
-    from trusted_infrastructure.config.documents import NetworkAddress
-
     document = provider(connection_timeout=3, proxy_server=NetworkAddress("proxy.test", 3128))
     assert {(server.timeout, server.proxy) for server in key_servers(document)} == {(3, ("proxy.test", 3128))}

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,6 @@ from services.key_provider.harness import (
     PRIMARY_KEY,
     SERVICE_ID,
     URL,
-    Authority,
-    FakeKeyServer,
     Host,
     cluster,
     denied,
@@ -33,116 +29,23 @@ from services.key_provider.harness import (
     wrapped_key,
     write_identity,
 )
+from services.key_provider.running import PATH, Service, running
 from services.side_authority import SideAuthority, forwarded
 
-from trusted_infrastructure import identity, messages, tokens, wrapping
-from trusted_infrastructure.audit import verify
+from trusted_infrastructure import messages, tokens, wrapping
 from trusted_infrastructure.config.documents import Peer
 from trusted_infrastructure.key_provider.client_credentials import password_purpose, private_key_purpose
-from trusted_infrastructure.key_provider.service import Parts, Settings, build, public_url
+from trusted_infrastructure.key_provider.service import public_url
 from trusted_infrastructure.messages import KeyAnswer
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
 
-PATH = "/kms/v1/providers/finance/keys"
-
-
-@dataclass
-class Service:
-    """The service over fake key servers, its side, and one attested host."""
-
-    parts: Parts
-    authority: Authority
-    side: SideAuthority
-    host: Host
-    servers: list[FakeKeyServer]
-    folder: Path
-    settings: Settings
-
-    def publish(self) -> None:
-        self.authority.publish(self.folder / "snapshot.json")
-
-    def take(self) -> None:
-        asyncio.run(self.parts.state.take_configuration())
-
-    @property
-    def public(self) -> AsgiClient:
-        return AsgiClient(self.parts.public, {"X-Real-IP": "192.0.2.7"})
-
-    @property
-    def management(self) -> AsgiClient:
-        _key, certificate = self.side.leaf("manager", "ta-manager")
-        return AsgiClient(self.parts.management, forwarded(certificate))
-
-    def ask(self, body: bytes, action: str, token: str | None = None, **headers: str) -> httpx.Response:
-        token = token or self.host.token()
-        sent = {"Authorization": f"DPoP {token}", "DPoP": self.host.proof(token, body), **headers}
-        return self.public.post(f"{PATH}?action={action}", content=body, headers=sent)
-
-    def released(self, body: bytes, action: str) -> tuple[KeyAnswer, bytes]:
-        """The answer, and the key that the host gets out of it."""
-        token = self.host.token()
-        proof = self.host.proof(token, body)
-        response = self.public.post(
-            f"{PATH}?action={action}",
-            content=body,
-            headers={"Authorization": f"DPoP {token}", "DPoP": proof},
-        )
-        assert response.status_code == 200, response.text
-        answer = messages.decode(response.content, KeyAnswer)
-        key = self.host.open(answer, body, token, proof, self.response_key(answer.key_id))
-        return answer, key
-
-    def response_key(self, key_id: str) -> tokens.PublicKey:
-        jws = self.public.get("/kms/v1/keys").json()["keys"]
-        found = tokens.verify_key_set(
-            jws, self.side.certificate, "trust_authority", "key-provider-service", {"ta1"}, NOW
-        )
-        assert found.service_id == SERVICE_ID
-        return found.keys[key_id]
-
-    def audit(self) -> list[dict[str, Any]]:
-        path = self.folder / "state" / "audit.log"
-        assert verify(path).intact
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    for name in ("state", "run", "anchors"):
-        (tmp_path / name).mkdir()
-    side, authority = SideAuthority(now=NOW), Authority()
-    write_identity(tmp_path, side)
-    (tmp_path / "anchors" / "peers.json").write_text('[{"host":"ta1","public_name":"ta1"}]')
-    authority.publish(tmp_path / "snapshot.json")
-    settings = Settings(
-        host="ta1",
-        service_id=SERVICE_ID,
-        public_name="ta1",
-        side_ca=tmp_path / "side_ca.pem",
-        identity_certificate=tmp_path / "key-provider-service.pem",
-        identity_key=tmp_path / "key-provider-service.key",
-        anchors_directory=tmp_path / "anchors",
-        snapshot=tmp_path / "snapshot.json",
-        state_directory=tmp_path / "state",
-        run_directory=tmp_path / "run",
-        requests_per_second=1000,
-        burst=1000,
-    )
-    servers = [FakeKeyServer("kms1"), FakeKeyServer("kms2")]
-
-    async def fetch(peer: Peer) -> str:
-        key, certificate = side.leaf("attestation-service", peer.host)
-        return tokens.sign_key_set(
-            authority.keys(), f"attestation@{peer.host}", identity.load_key(key), [certificate], NOW, 3600
-        )
-
-    parts = build(settings, fetch, lambda: NOW, lambda _configuration: servers)
-    made = Service(parts, authority, side, Host(authority), servers, tmp_path, settings)
-    made.take()
-    yield made
-    parts.state.primary_keys.close()
-    parts.audit.close()
+    with running(tmp_path) as made:
+        made.take()
+        yield made
 
 
 # ---- release ----

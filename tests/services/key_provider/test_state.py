@@ -9,9 +9,9 @@ import pytest
 
 from trusted_infrastructure.key_provider.sealing_key_file import load_or_make
 from trusted_infrastructure.key_provider.security_generations import REMEMBERED, SecurityGenerations
-from trusted_infrastructure.key_provider.state_files import read_state, write_state
 from trusted_infrastructure.rate_limit import RateLimit
 from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.state_files import read_state, write_state
 
 
 def test_files_are_0600_whatever_the_umask(tmp_path: Path) -> None:

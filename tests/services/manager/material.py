@@ -62,6 +62,14 @@ class Issuer:
         builder = x509.CertificateSigningRequestBuilder().subject_name(self.subject)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
+    def crl(self, *serials: int, start: datetime.datetime = START, end: datetime.datetime = END) -> str:
+        """A certificate revocation list of this CA, PEM."""
+        builder = x509.CertificateRevocationListBuilder(self.subject, start, end)
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder(serial, START)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
 
 def key_usage(ca: bool) -> x509.KeyUsage:
     """Certificate signing for CAs, key agreement for endorsement keys."""

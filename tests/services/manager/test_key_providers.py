@@ -12,6 +12,7 @@ from services.manager.harness import Api
 from services.manager.material import Issuer
 
 from trusted_infrastructure import sealing
+from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import Sealed
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/authority"
@@ -90,6 +91,9 @@ class KeyProviderHosts:
         sealed = msgspec.convert(stored, Sealed)
         value = sealing.SealedSecret(sealed.suite, sealed.digest, sealed.sealed)
         return sealing.open_secret(value, host, self.keys[host], f"key_provider/finance/{purpose}")
+
+    def password(self, host: str) -> str:
+        return provider_password.opened(self.opened(host, "password", "password")).password
 
 
 @pytest.fixture
@@ -195,13 +199,26 @@ def test_the_password_is_sealed_to_each_host_and_nowhere_else(
 ) -> None:
     authority.done("PUT", f"{ONE}/credential", json=PASSWORD)
     for host in ("ta1", "ta2"):
-        assert hosts.opened(host, "password", "password") == PASSWORD.encode()
+        assert hosts.password(host) == PASSWORD
     assert authority.done("GET", ONE)["has_credential"] is True
     for path in tmp_path.iterdir():
         assert PASSWORD.encode() not in path.read_bytes(), path
     assert not any(PASSWORD.encode() in body for body in authority.nodes.bodies)
     output = capfd.readouterr()
     assert PASSWORD not in output.out + output.err
+
+
+def test_a_password_is_for_the_key_servers_and_certificates_of_its_time(
+    authority: Api, hosts: KeyProviderHosts
+) -> None:
+    """Setting it again after a change is what the module does where `has_credential` is false."""
+    authority.done("PATCH", f"{ONE}/peer-certs/trusted", json={"certificates": [KMS_CA.pem]})
+    authority.done("PUT", f"{ONE}/credential", json=PASSWORD)
+    assert authority.done("GET", ONE)["has_credential"] is True
+    authority.done("PATCH", f"{ONE}/peer-certs/trusted", json={"certificates": [KMS_CA.pem, CLIENT.pem]})
+    assert authority.done("GET", ONE)["has_credential"] is False
+    authority.done("PUT", f"{ONE}/credential", json=PASSWORD)
+    assert authority.done("GET", ONE)["has_credential"] is True
 
 
 @pytest.mark.parametrize("body", [{"credential": "x"}, "", 7, None, ["x"], "x" * 1025])
@@ -285,9 +302,9 @@ def test_a_host_that_joins_gets_the_secrets_and_one_that_left_has_no_part(
     authority.done("PUT", f"{ONE}/credential", json=PASSWORD)
     digest = authority.nodes.content("ta1", "key_provider", "finance")["password"]["digest"]
     authority.done("POST", "/trust/clusters/authority/hosts", json={"name": "ta3"})
-    assert hosts.opened("ta3", "password", "password") == PASSWORD.encode()
+    assert hosts.password("ta3") == PASSWORD
     assert hosts.opened("ta3", "client_private_key", "client_private_key") == CLIENT.key_pem.encode()
-    assert hosts.opened("ta1", "password", "password") == PASSWORD.encode()
+    assert hosts.password("ta1") == PASSWORD
     assert authority.nodes.content("ta3", "key_provider", "finance")["password"]["digest"] == digest
     authority.done("DELETE", "/trust/clusters/authority/hosts/ta3")
     document = authority.nodes.content("ta1", "key_provider", "finance")
@@ -304,7 +321,7 @@ def test_resealing_that_failed_is_made_up_for_by_a_remediation(
     assert "ta3" in error["messages"][0]["default_message"]
     authority.nodes.answers[key] = answer
     authority.done("POST", "/trust/clusters/authority?action=remediate")
-    assert hosts.opened("ta3", "password", "password") == PASSWORD.encode()
+    assert hosts.password("ta3") == PASSWORD
 
 
 @pytest.mark.parametrize(

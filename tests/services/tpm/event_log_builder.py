@@ -51,6 +51,8 @@ class LogBuilder:
             digests = {bank: bytes(len(digest)) for bank, digest in digests.items()}
         elif extend:
             for bank, digest in digests.items():
+                if event_type == types.EV_EFI_HCRTM_EVENT:  # what a TPM does at the end of an H-CRTM sequence
+                    self.pcrs[bank].setdefault(pcr, bytes(len(digest) - 1) + b"\4")
                 self._extend(bank, pcr, digest)
         self.data += self.event(pcr, event_type, digests, data)
         return self

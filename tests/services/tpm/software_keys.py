@@ -49,10 +49,12 @@ _HASHES: dict[int, hashes.HashAlgorithm] = {
 @functools.cache
 def private_key(kind: str) -> PrivateKey:
     """A key of 'rsa1024', 'rsa2048', 'rsa3072', 'rsa4096', 'p224', 'p256' or 'p384'; the same one each time.
+    'rsa2048e3' has the public exponent 3.
     A number after a colon asks for another key of that kind ('p256:2')."""
     name = kind.partition(":")[0]
     if name.startswith("rsa"):
-        return rsa.generate_private_key(65537, int(name[3:]))
+        bits, _separator, exponent = name[3:].partition("e")
+        return rsa.generate_private_key(int(exponent or 65537), int(bits))
     curves = {"p224": ec.SECP224R1(), "p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
     return ec.generate_private_key(curves[name])
 

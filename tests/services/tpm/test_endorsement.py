@@ -4,7 +4,7 @@ CA."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from services.tpm.vendor import (
 )
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
-from trusted_infrastructure.tpm.certificates import parse_certificate
+from trusted_infrastructure.tpm.certificates import Certificate, parse_certificate
 from trusted_infrastructure.tpm.endorsement import (
     CertificateAuthority,
     Endorsement,
@@ -86,6 +86,11 @@ LEAVES: dict[str, tuple[dict[str, Any], str]] = {
         "critical extensions that are not handled: 1.2.3.4",
     ),
     "signed by another key": ({"signer": private_key("p256:other")}, "no CA entry leads to its issuer"),
+    "critical name of a server": (
+        {"names": [x509.DNSName("host1")]},
+        "alternative name is not that of a TPM",
+    ),
+    "neither subject nor name": ({"tpm_names": False}, "has neither a subject nor the name of a TPM"),
 }
 
 
@@ -135,7 +140,12 @@ def test_intermediate_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("rsa1024", "at least 2048 bits: found 1024"), ("p224", "found secp224r1")]
+    ("kind", "words"),
+    [
+        ("rsa1024", "at least 2048 bits: found 1024"),
+        ("rsa2048e3", "exponent must be at least 65537, and below 2.64: found 0x3"),
+        ("p224", "found secp224r1"),
+    ],
 )
 def test_weak_issuer_refused(kind: str, words: str) -> None:
     weak = ROOT.issue("Weak CA", private_key(kind), usage=CA_USAGE)
@@ -202,13 +212,84 @@ def test_no_certificate_and_too_many() -> None:
         verify(*[LEAF] * 9)
 
 
-def test_look_alikes_cost_a_bounded_number_of_checks() -> None:
-    # Each of the seven has issued each: without a budget there are thousands of paths to try.
-    key = private_key("p256:ica")
+def test_look_alikes_cost_a_bounded_number_of_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates under one name, by one key, for keys of their own: any might be the issuer's."""
+    checks = 0
+    genuine = Certificate.is_signed_by
+
+    def counted(certificate: Certificate, issuer: Certificate) -> bool:
+        nonlocal checks
+        checks += 1
+        return genuine(certificate, issuer)
+
+    monkeypatch.setattr(Certificate, "is_signed_by", counted)
     one = root("Same", "p256:ica")
-    alike = [one.issue("Same", key, usage=CA_USAGE) for _index in range(7)]
+    alike = [one.issue("Same", private_key(f"p256:alike{n}"), usage=CA_USAGE) for n in range(40)]
+    entry = load_certificate_authority("vendor", [ROOT.pem, *(each.pem for each in alike[7:])])
     with pytest.raises(Refusal, match="no path within 32 signature checks"):
-        verify(leaf(one), *alike)
+        verify(leaf(one), *alike[:7], authorities=[entry])
+    assert checks == 32
+    # What the host sends comes last: it does not keep the entry's own intermediate from being found.
+    entry = load_certificate_authority("vendor", [ROOT.pem, ROOT.issue("Same", one.key, usage=CA_USAGE).pem])
+    assert verify(leaf(one), *alike[:7], authorities=[entry]).authority == "vendor"
+
+
+def test_a_loop_ends() -> None:
+    one, other = (root(name, f"p256:{name}") for name in ("one", "other"))
+    crossed = [
+        one.issue("other", other.key, usage=CA_USAGE),
+        other.issue("one", one.key, usage=CA_USAGE),
+        one,
+        other,
+    ]
+    with pytest.raises(Refusal, match="no CA entry leads to its issuer 'CN=one'"):
+        verify(leaf(one), *crossed)
+
+
+def test_cross_signed_authority() -> None:
+    """The vendor's new root is not pinned; it is also certified by the old one, which is."""
+    new = root("New root", "p384:new")
+    crossed = ROOT.issue("New root", new.key, usage=CA_USAGE)
+    below = new.issue("New intermediate", private_key("p256:changed"), usage=CA_USAGE)
+    found = verify(leaf(below), below, new, crossed)
+    assert [issuer.subject for issuer in found.issuers] == [
+        "CN=New intermediate",
+        "CN=New root",
+        "CN=Vendor root",
+    ]
+
+
+def test_the_same_name_with_other_keys() -> None:
+    """A renewed CA: each EK certificate finds the key that signed it, whichever comes first."""
+    renewed = ROOT.issue("Vendor intermediate", private_key("p256:renewed"), usage=CA_USAGE)
+    for order in ((INTERMEDIATE, renewed), (renewed, INTERMEDIATE)):
+        assert verify(LEAF, *order).issuers[0].der == INTERMEDIATE.der
+        assert verify(leaf(renewed), *order).issuers[0].der == renewed.der
+
+
+def test_of_two_paths_the_good_one_counts() -> None:
+    other = root("Other root", "p384:other")
+    twin = other.issue("Vendor intermediate", private_key("p256:ica"), usage=CA_USAGE)
+    entries = [load_certificate_authority("other", [other.pem]), *AUTHORITIES]
+    assert verify(LEAF, twin, INTERMEDIATE, authorities=entries).authority == "other"
+    expired = root("Other root", "p384:other", not_after=EXPIRED)
+    entries = [load_certificate_authority("other", [expired.pem]), *AUTHORITIES]
+    assert verify(LEAF, twin, INTERMEDIATE, authorities=entries).authority == "vendor"
+
+
+def test_validity_includes_its_first_and_last_second() -> None:
+    begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+    certificate = leaf(not_before=begin, not_after=end)
+    for moment in (begin, end):
+        assert verify(certificate, INTERMEDIATE, now=moment).authority == "vendor"
+    for moment in (begin - timedelta(seconds=1), end + timedelta(seconds=1)):
+        with pytest.raises(Refusal, match="valid from 2026-01-01 to 2026-12-31"):
+            verify(certificate, INTERMEDIATE, now=moment)
+
+
+def test_names_are_compared_as_rfc_5280_wants_it() -> None:
+    shouting = ROOT.issue("VENDOR   Intermediate", private_key("p256:ica"), usage=CA_USAGE)
+    assert verify(LEAF, shouting).issuers[0].subject == "CN=VENDOR   Intermediate"
 
 
 def test_a_longer_path_than_any_vendor_has() -> None:
@@ -321,6 +402,9 @@ def test_a_bad_twin_does_not_hide_the_good_intermediate() -> None:
 def test_the_exception_for_certificates_without_extended_key_usage() -> None:
     entry = load_certificate_authority("vendor", [ROOT.pem], eku_exception=True)
     assert verify(leaf(extended=None), INTERMEDIATE, authorities=[entry]).authority == "vendor"
+    # Without a key usage it might be the CA's certificate for an attestation key.
+    with pytest.raises(Refusal, match="has neither a key usage nor an extended key usage"):
+        verify(leaf(extended=None, usage=None), INTERMEDIATE, authorities=[entry])
     # The exception is for none, not for another one.
     with pytest.raises(Refusal, match="must contain"):
         verify(leaf(extended=[ExtendedKeyUsageOID.SERVER_AUTH]), INTERMEDIATE, authorities=[entry])
@@ -349,7 +433,7 @@ def test_ca_entry_refused(chain: list[str], words: str) -> None:
 
 
 def _with_crl(issuer: Authority, crl: str) -> list[CertificateAuthority]:
-    return [load_certificate_authority("vendor", [ROOT.pem, INTERMEDIATE.pem], revocation_lists=[crl])]
+    return [load_certificate_authority("vendor", [ROOT.pem, INTERMEDIATE.pem], crls=[crl])]
 
 
 def test_revoked() -> None:
@@ -368,13 +452,48 @@ def test_crl_that_can_not_be_relied_on() -> None:
     old = INTERMEDIATE.revoke([], EXPIRED)
     with pytest.raises(Refusal, match="out of date since 2026-05-31"):
         verify(LEAF, authorities=_with_crl(INTERMEDIATE, old))
-    forged = INTERMEDIATE.revoke([], NEVER, signer=private_key("p256:other"))
-    with pytest.raises(Refusal, match="is not signed by it"):
-        verify(LEAF, authorities=_with_crl(INTERMEDIATE, forged))
+    early = INTERMEDIATE.revoke([], NEVER, this_update=datetime(2027, 1, 1, tzinfo=UTC))
+    with pytest.raises(Refusal, match="of the future: 2027-01-01"):
+        verify(LEAF, authorities=_with_crl(INTERMEDIATE, early))
+    old_root = ROOT.revoke([], EXPIRED)
+    with pytest.raises(Refusal, match="CRL of 'CN=Vendor root' is out of date"):
+        verify(LEAF, authorities=_with_crl(ROOT, old_root))
     assert verify(LEAF, authorities=_with_crl(INTERMEDIATE, INTERMEDIATE.revoke([], NEVER)))
     for pem in ("", "x", ROOT.pem):
-        with pytest.raises(InvalidField, match=r"revocation_lists\[0\]: malformed CRL"):
+        with pytest.raises(InvalidField, match=r"crls\[0\]: malformed CRL"):
             _with_crl(ROOT, pem)
+
+
+def test_crl_that_a_ca_entry_does_not_take() -> None:
+    other = root("Other root", "p384:other")
+    silent = ROOT.issue("Silent", private_key("p256:silent"), usage=key_usage(key_cert_sign=True))
+    refused = {
+        "is not signed by 'CN=Vendor intermediate'": INTERMEDIATE.revoke(
+            [], NEVER, signer=private_key("p256:other")
+        ),
+        "is by 'CN=Other root', which is no CA of this entry's cert_chain": other.revoke([], NEVER),
+        "'CN=Silent' may not sign CRLs": silent.revoke([], NEVER),
+    }
+    chain = [ROOT.pem, INTERMEDIATE.pem, silent.pem]
+    for words, crl in refused.items():
+        with pytest.raises(InvalidField, match=r"crls\[0\]: " + words) as refusal:
+            load_certificate_authority("vendor", chain, crls=[crl])
+        assert refusal.value.code == "malformed_request"
+    twice = [ROOT.revoke([], NEVER), ROOT.revoke([1], NEVER)]
+    with pytest.raises(InvalidField, match=r"crls\[1\]: is a second CRL of 'CN=Vendor root'"):
+        load_certificate_authority("vendor", chain, crls=twice)
+    with pytest.raises(InvalidField, match="crls: has 17 CRLs: expected at most 16"):
+        load_certificate_authority("vendor", chain, crls=twice[:1] * 17)
+
+
+def test_crl_counts_for_every_key_of_its_issuer() -> None:
+    """A host sends a renewed intermediate that the entry does not have; the CRL of the name counts all the
+    same."""
+    renewed = ROOT.issue("Vendor intermediate", private_key("p256:renewed"), usage=CA_USAGE)
+    certificate = leaf(renewed)
+    crl = INTERMEDIATE.revoke([certificate.certificate.serial_number], NEVER)
+    with pytest.raises(Refusal, match="was revoked by 'CN=Vendor intermediate'"):
+        verify(certificate, renewed, authorities=_with_crl(INTERMEDIATE, crl))
 
 
 def test_crl_that_is_not_a_complete_one() -> None:
@@ -427,7 +546,7 @@ def _vendors() -> list[CertificateAuthority]:
                 load_certificate_authority(f"root {number}", [pem, *([] if found else intermediates)])
             )
         except InvalidField as refusal:
-            assert "malformed certificate" in refusal.message
+            pytest.fail(f"root {number}: {refusal.message}")
     return found
 
 

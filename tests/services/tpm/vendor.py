@@ -64,8 +64,10 @@ class Authority:
         hash_: hashes.HashAlgorithm | None = None,
         signer: PrivateKey | None = None,
         tpm_names: bool = False,
+        names: Sequence[x509.GeneralName] = (),
     ) -> Authority:
-        """A certificate by this CA. usage: None leaves the extension out."""
+        """A certificate by this CA. usage: None leaves the extension out. names: critical, in place of those
+        of a TPM."""
         certificate = _certificate(
             name(subject),
             self.subject,
@@ -80,12 +82,19 @@ class Authority:
             unknown_critical=unknown_critical,
             hash_=hash_ or hashes.SHA256(),
             tpm_names=tpm_names,
+            alternative=names,
         )
         return Authority(name(subject), key, certificate)
 
-    def revoke(self, serials: Sequence[int], next_update: datetime, signer: PrivateKey | None = None) -> str:
+    def revoke(
+        self,
+        serials: Sequence[int],
+        next_update: datetime,
+        signer: PrivateKey | None = None,
+        this_update: datetime = PAST,
+    ) -> str:
         """A CRL of this CA, PEM."""
-        builder = x509.CertificateRevocationListBuilder(self.subject, PAST, next_update)
+        builder = x509.CertificateRevocationListBuilder(self.subject, this_update, next_update)
         for serial in serials:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(PAST).build()
             builder = builder.add_revoked_certificate(entry)
@@ -122,6 +131,7 @@ def _certificate(
     unknown_critical: bool,
     hash_: hashes.HashAlgorithm,
     tpm_names: bool,
+    alternative: Sequence[x509.GeneralName],
 ) -> x509.Certificate:
     builder = x509.CertificateBuilder(
         issuer, subject, public, x509.random_serial_number(), not_before, not_after
@@ -132,7 +142,9 @@ def _certificate(
         builder = builder.add_extension(usage, critical=True)
     if extended is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
-    if tpm_names:
+    if alternative:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=True)
+    elif tpm_names:
         # How EK certificates name the TPM: a critical subject alternative name with a directory name.
         names = x509.DirectoryName(x509.Name([x509.NameAttribute(_MANUFACTURER, "id:12345678")]))
         builder = builder.add_extension(x509.SubjectAlternativeName([names]), critical=True)

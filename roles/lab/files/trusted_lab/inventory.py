@@ -37,9 +37,10 @@ lab_event_log: {firmware}/{log}
 
 
 def inventory_files(settings: Settings, addresses: Mapping[str, str]) -> dict[Path, str]:
-    """The files of the inventory (path -> content)."""
+    """The files of the inventory (path -> content), and beside it the release that the hosts have."""
     folder = settings.folder / "inventory"
     return {
+        settings.folder / "release": f"{settings.image_release}\n",
         folder / "hosts.yml": _MADE + _hosts(settings, addresses),
         folder / "group_vars/all/lab.yml": f"{_MADE}lab_name: {settings.name}\n",
         # Not in `all`: that group's variables hold for localhost too, which is no machine of this inventory.

@@ -10,6 +10,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.manager import key_providers
 from trusted_infrastructure.manager.certificates import read_certificate, read_private_key
@@ -155,13 +156,13 @@ async def get_csr(context: Context, given: ProviderInput) -> CsrInfo:
 
 async def set_credential(context: Context, given: CredentialInput) -> None:
     async with context.manager.replication.lock(context.cluster):
-        key_providers.find(context, given.provider)
-        sealed = await key_providers.sealed(
-            context, given.provider, "password", given.credential.encode("utf-8", "replace")
-        )
+        # For the key servers that whoever knows the password sees in the provider now, and for no others.
+        binding = provider_password.binding_of(key_providers.find(context, given.provider))
+        secret = provider_password.sealable(given.credential, binding)
+        sealed = await key_providers.sealed(context, given.provider, "password", secret)
 
         def edit(before: KeyProvider) -> KeyProvider:
-            return msgspec.structs.replace(before, password=sealed)
+            return msgspec.structs.replace(before, password=sealed, password_binding=binding)
 
         await key_providers.change(context, given.provider, edit)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from trusted_infrastructure.config.documents import CaCertificate, EndorsementKey
 from trusted_infrastructure.manager import authority_documents
-from trusted_infrastructure.manager.certificates import public_pem, read_certificate, read_public_key
+from trusted_infrastructure.manager.certificates import read_public_key
 from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.health import document_health
@@ -25,6 +25,7 @@ from trusted_infrastructure.manager.vapi.errors import (
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, check_name
+from trusted_infrastructure.manager.vendor_certificates import key_pem, read_vendor_certificate
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tpm.certificates import parse_pem_certificate
 from trusted_infrastructure.tpm.endorsement import load_certificate_authority, verify_path
@@ -48,7 +49,7 @@ class CreateSpec(Structure, frozen=True):
         if self.public_key is not None:
             read_public_key("public_key", self.public_key)
         if self.certificate is not None:
-            certified = public_pem(read_certificate("certificate", self.certificate).x509)
+            certified = key_pem(read_vendor_certificate("certificate", self.certificate))
             read_public_key("certificate", certified)
             if self.public_key is not None and read_public_key("public_key", self.public_key) != certified:
                 raise FieldError("public_key", "is not the key of the certificate")
@@ -57,8 +58,8 @@ class CreateSpec(Structure, frozen=True):
         """As the document holds it."""
         if self.certificate is None:
             return EndorsementKey(public_key=read_public_key("public_key", self.public_key or ""))
-        certificate = read_certificate("certificate", self.certificate)
-        return EndorsementKey(public_key=public_pem(certificate.x509), certificate=certificate.pem)
+        certificate = read_vendor_certificate("certificate", self.certificate)
+        return EndorsementKey(public_key=key_pem(certificate), certificate=certificate.pem())
 
 
 class CreateInput(Structure, frozen=True):
@@ -100,7 +101,7 @@ def check_certificate(context: Context, pem: str) -> None:
     registered = authority_documents.find_all(context, "ca_certificate", CaCertificate)
     try:
         authorities = [
-            load_certificate_authority(name, entry.cert_chain, entry.eku_exception)
+            load_certificate_authority(name, entry.cert_chain, entry.eku_exception, entry.crls)
             for name, entry in registered.items()
         ]
         now = datetime.fromtimestamp(context.manager.clock(), UTC)

@@ -160,7 +160,8 @@ class KeyServerInfo(Structure, frozen=True):
 
 
 class Info(Structure, frozen=True):
-    """A provider. has_credential is ours: a password was set; it cannot be read."""
+    """A provider. has_credential is ours: a password was set, for the key servers, proxy and trusted
+    certificates that the provider has now; it cannot be read."""
 
     master_key_id: str
     key_server: KeyServerInfo

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.manager import authority_documents, key_providers, service_reports
 from trusted_infrastructure.manager.comparison import Health, worst
@@ -92,8 +93,15 @@ async def get(context: Context, given: ProviderInput) -> Info:
         key_server=key_server_info(content),
         status=status_of(given.provider, content, await service_reports.kms(context), comparison),
         required_userspace=content.required_userspace,
-        has_credential=content.password is not None,
+        has_credential=has_credential(content),
     )
+
+
+def has_credential(provider: KeyProvider) -> bool:
+    """Whether a password was set, for the key servers and certificates that the provider has now."""
+    if provider.password is None or provider.password_binding is None:
+        return False
+    return provider_password.covers(provider.password_binding, provider)
 
 
 async def list_providers(context: Context, _given: ClusterInput) -> list[Summary]:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""trust/hosts: how trusted hosts stand, a test of their keys, and capturing a base image from one."""
+"""trust/hosts: how a trusted host stands, a test of its keys, and capturing a base image from it."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
 
+from trusted_infrastructure.manager import attestation_states
+from trusted_infrastructure.manager.attestation_states import Seen, rfc3339, seconds_of
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, HostInput
-from trusted_infrastructure.manager.operations.vcenter import HostFilter, wanted_host
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
     NotFound,
@@ -35,7 +36,8 @@ ImageVersion = Annotated[
 
 
 class ServiceAttestation(Structure, frozen=True):
-    """How a host stands with one Attestation Service. Times: RFC 3339, UTC."""
+    """How a host stands with one Attestation Service. Times: RFC 3339, UTC. UNREACHABLE: the service does not
+    answer whom it should."""
 
     state: State
     service: str | None = None
@@ -43,8 +45,10 @@ class ServiceAttestation(Structure, frozen=True):
     reason: str | None = None
     message: str | None = None
     base_image: str | None = None
+    base_image_state: str | None = None
     since: str | None = None
     attested_until: str | None = None
+    last: str | None = None
 
 
 class RefusedService(Structure, frozen=True):
@@ -68,7 +72,9 @@ class KeyCheckInfo(Structure, frozen=True):
 
 class AttestationInfo(Structure, frozen=True):
     """How a host stands. state: the best of its services'; UNREACHABLE: the host does not answer this
-    manager, or no service answers it. service: whose result the state is. key_check: the last one."""
+    manager, or no service answers it. service, service_address: whose result the state is. base_image_state:
+    STAGED, where the image is not in general use yet. key_check: the last one. principal: who vouches for the
+    host, on the Trust Authority side; there, host is its name, and cluster the Trust Authority Cluster."""
 
     host: str
     name: str
@@ -79,16 +85,13 @@ class AttestationInfo(Structure, frozen=True):
     reason: str | None = None
     message: str | None = None
     base_image: str | None = None
+    base_image_state: str | None = None
     since: str | None = None
     attested_until: str | None = None
     service: str | None = None
+    service_address: str | None = None
+    principal: str | None = None
     key_check: KeyCheckInfo | None = None
-
-
-class AttestationListInput(Structure, frozen=True):
-    """Input of attestation.list."""
-
-    filter: HostFilter = HostFilter()
 
 
 class KeyCheckSpec(Structure, frozen=True):
@@ -119,6 +122,7 @@ class AgentAttestation(msgspec.Struct, frozen=True):
     reason: str | None = None
     message: str | None = None
     base_image: str | None = None
+    base_image_state: str | None = None
     since: str | None = None
     attested_until: str | None = None
     service: str | None = None
@@ -152,9 +156,11 @@ class AgentStatus(msgspec.Struct, frozen=True):
     reason: str | None = None
     message: str | None = None
     base_image: str | None = None
+    base_image_state: str | None = None
     since: str | None = None
     attested_until: str | None = None
     service: str | None = None
+    service_address: str | None = None
     refused_services: list[AgentRefused] = []
     key_check: AgentKeyCheck | None = None
 
@@ -169,9 +175,11 @@ def info_of(host: Host, status: AgentStatus) -> AttestationInfo:
         reason=status.reason,
         message=status.message,
         base_image=status.base_image,
+        base_image_state=status.base_image_state,
         since=status.since,
         attested_until=status.attested_until,
         service=status.service,
+        service_address=status.service_address,
         attestations=[ServiceAttestation(**msgspec.structs.asdict(one)) for one in status.attestations],
         refused_services=[RefusedService(**msgspec.structs.asdict(one)) for one in status.refused_services],
         key_check=key_check_of(status.key_check),
@@ -208,20 +216,47 @@ async def attestation_of(
     return info_of(host, status)
 
 
+def seen(info: AttestationInfo) -> Seen:
+    """As the manager keeps it."""
+    return Seen(
+        state=info.state,
+        reason=info.reason or "",
+        message=info.message or "",
+        base_image=info.base_image or "",
+        base_image_state=info.base_image_state or "",
+        since=seconds_of(info.since),
+        attested_until=seconds_of(info.attested_until),
+        service=info.service or "",
+        service_address=info.service_address or "",
+    )
+
+
+async def look(manager: Manager, host: Host, timeout: float) -> Seen:
+    """What a host's agent says now. Never fails."""
+    return seen(await attestation_of(manager, host, "GET", "/status", timeout))
+
+
+def noted(manager: Manager, asked: Sequence[tuple[Host, AttestationInfo]]) -> list[AttestationInfo]:
+    """The same, kept; for a host that does not answer, with since when it does not."""
+    with manager.database.transaction() as connection:
+        kept = [(host, seen(info)) for host, info in asked if host.ek_digest]
+        since = attestation_states.note(connection, kept, int(manager.clock()))
+    return [
+        msgspec.structs.replace(info, since=rfc3339(since[host.name]))
+        if info.since is None and host.name in since
+        else info
+        for host, info in asked
+    ]
+
+
 async def get_attestation(context: Context, _given: HostInput) -> AttestationInfo:
-    return await attestation_of(context.manager, context.host, "GET", "/status", None)
+    info = await attestation_of(context.manager, context.host, "GET", "/status", None)
+    return noted(context.manager, [(context.host, info)])[0]
 
 
 async def attest(context: Context, _given: HostInput) -> AttestationInfo:
-    return await attestation_of(context.manager, context.host, "POST", "/attest", LONG)
-
-
-async def list_attestations(context: Context, given: AttestationListInput) -> list[AttestationInfo]:
-    if context.manager.settings.side != "workload":
-        return []
-    hosts = [host for host in context.hosts() if wanted_host(host, given.filter)]
-    calls = (attestation_of(context.manager, host, "GET", "/status", None) for host in hosts)
-    return list(await asyncio.gather(*calls))
+    info = await attestation_of(context.manager, context.host, "POST", "/attest", LONG)
+    return noted(context.manager, [(context.host, info)])[0]
 
 
 async def check_key(context: Context, given: KeyCheckInput) -> KeyCheckInfo:
@@ -256,20 +291,6 @@ async def get_base_image(context: Context, given: BaseImageInput) -> dict[str, A
 READ = privileges("TrustedAdmin.ReadTrustedHosts", "System.View@host")
 
 OPERATIONS: Table = (
-    Operation(
-        service=f"{SERVICE}.attestation",
-        operation="list",
-        method="GET",
-        path=f"{TRUST_PATH}/attestation",
-        summary="How trusted hosts stand",
-        input=AttestationListInput,
-        output=list[AttestationInfo],
-        handler=list_attestations,
-        privileges=privileges("TrustedAdmin.ReadTrustedHosts"),
-        errors=(InvalidArgument,),
-        query="filter",
-        side="workload",
-    ),
     Operation(
         service=f"{SERVICE}.attestation",
         operation="get",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trusted_infrastructure.config.documents import Scope
+from trusted_infrastructure.config.documents import BaseImage, ConsumerPrincipal, KeyProvider, Scope
 from trusted_infrastructure.manager import authority_documents
 from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.context import Context
@@ -16,6 +16,7 @@ from trusted_infrastructure.manager.operations.structures import (
     ClusterInput,
     HealthInfo,
 )
+from trusted_infrastructure.manager.scope_references import check_references
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -125,12 +126,32 @@ def check_list(field: str, values: list[str]) -> None:
         raise FieldError(field, "has a value twice")
 
 
+def checked(context: Context, scope: Scope, before: Scope | None) -> Scope:
+    """A scope that names only what there is, or what it named before. Raises InvalidArgument."""
+    principals = authority_documents.find_all(context, "consumer_principal", ConsumerPrincipal)
+    check_references(
+        scope,
+        before,
+        principals=[principal.issuer for principal in principals.values()],
+        base_images=authority_documents.find_all(context, "base_image", BaseImage),
+        providers=authority_documents.find_all(context, "key_provider", KeyProvider),
+    )
+    return scope
+
+
 async def create(context: Context, given: CreateInput) -> None:
-    await authority_documents.create(context, KIND, given.spec.scope, given.spec.content())
+    content = checked(context, given.spec.content(), None)
+    await authority_documents.create(context, KIND, given.spec.scope, content)
 
 
 async def update(context: Context, given: UpdateInput) -> None:
-    await authority_documents.update(context, KIND, given.scope, Scope, given.spec.applied_to)
+    await authority_documents.update(
+        context,
+        KIND,
+        given.scope,
+        Scope,
+        lambda before: checked(context, given.spec.applied_to(before), before),
+    )
 
 
 async def delete(context: Context, given: ScopeInput) -> None:

@@ -150,6 +150,7 @@ async def record(context: Context, operation: AnyOperation, code: str, named: st
         code=code,
         target=named,
         task=context.running.task if context.running else "",
+        detail=context.audit_detail,
     )
 
 

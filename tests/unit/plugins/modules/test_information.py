@@ -38,13 +38,39 @@ def test_each_one_in_full(
     key, field, base = LISTS[name]
     rows = [{field: "a", "health": "OK"}, {field: "b/c", "health": "OK"}]
     fake = client(
-        {("GET", base): rows, ("GET", f"{base}/a"): {"one": 1}, ("GET", f"{base}/b%2Fc"): {"two": 2}}
+        {
+            ("GET", base): rows,
+            ("GET", f"{base}/a"): {"one": 1},
+            ("GET", f"{base}/b%2Fc"): {"two": 2},
+            # As a vCenter, which has no life cycle of base images.
+            ("GET", "/trust/clusters/domain-c1/base-images"): ApiError("no such path", "NOT_FOUND", 404),
+        }
     )
     result = run_module(name, fake, cluster="one", names=asked)
     assert result["changed"] is False
     full = {"a": {"one": 1}, "b/c": {"two": 2}}
     assert result[key] == [{field: identifier, **full[identifier]} for identifier in found]
-    assert all(call.task for call in fake.calls[1:])
+    assert all(call.task for call in fake.calls if call.path != "/vcenter/cluster")
+
+
+def test_base_images_with_their_life_cycle(run_module: Any, client: Any) -> None:
+    base = LISTS["base_image_info"][2]
+    own = {"version": "1", "state": "STAGED", "hosts": [{"host": "host1"}], "health": "OLD"}
+    fake = client(
+        {
+            ("GET", base): [{"version": "1", "health": "OK"}],
+            ("GET", f"{base}/1"): {"display_name": "One", "health": "OK"},
+            ("GET", "/trust/clusters/domain-c1/base-images"): [own],
+        }
+    )
+    (found,) = run_module("base_image_info", fake, cluster="one")["base_images"]
+    assert found == {
+        "version": "1",
+        "display_name": "One",
+        "health": "OK",
+        "hosts": [{"host": "host1"}],
+        "life_cycle": "staged",
+    }
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -15,23 +15,29 @@ from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_ca_certific
 )
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1/attestation/tpm2/ca-certificates"
-ENTRY = {"name": "vendor", "cert_chain": ["root", "issuing"], "eku_exception": False}
+ENTRY = {"name": "vendor", "cert_chain": ["root", "issuing"], "eku_exception": False, "crls": []}
 EXCEPTION = {**ENTRY, "eku_exception": True}
+LISTED = {**ENTRY, "crls": ["list"]}
 DELETE = Call("DELETE", f"{BASE}/vendor", task=True)
 
 
 def wanted(**changes: Any) -> dict[str, Any]:
-    return {**ENTRY, "eku_exception": None, **changes}
+    return {**ENTRY, "eku_exception": None, "crls": None, **changes}
 
 
 def create(entry: Any) -> Call:
     return Call("POST", BASE, specification(entry), task=True)
 
 
+def set_lists(lists: list[str]) -> Call:
+    return Call("PATCH", "/trust/clusters/domain-c1/ca-certificates/vendor", {"crls": lists}, task=True)
+
+
 def test_what_is_sent() -> None:
     plain = {"name": "vendor", "cert_chain": {"cert_chain": ["root", "issuing"]}}
     assert specification(ENTRY) == plain
     assert specification(EXCEPTION) == {**plain, "eku_exception": True}
+    assert specification(LISTED) == {**plain, "crls": ["list"]}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,18 @@ def test_what_is_sent() -> None:
         (ENTRY, wanted(), ENTRY, (), ()),
         (ENTRY, wanted(eku_exception=False), ENTRY, (), ()),
         (EXCEPTION, wanted(), EXCEPTION, (), ()),
+        (ENTRY, wanted(crls=["list"]), LISTED, (set_lists(["list"]),), ()),
+        (None, wanted(crls=["list"]), LISTED, (create(LISTED),), ()),
+        (LISTED, wanted(), LISTED, (), ()),
+        (LISTED, wanted(crls=["list"]), LISTED, (), ()),
+        (LISTED, wanted(crls=[]), ENTRY, (set_lists([]),), ()),
+        (
+            LISTED,
+            wanted(eku_exception=True, crls=[]),
+            EXCEPTION,
+            (DELETE, create(EXCEPTION)),
+            (create(LISTED),),
+        ),
         (ENTRY, wanted(eku_exception=True), EXCEPTION, (DELETE, create(EXCEPTION)), (create(ENTRY),)),
         (
             EXCEPTION,
@@ -67,8 +85,10 @@ def test_plan(current: Any, given: Any, after: Any, calls: Any, undo: Any) -> No
 
 
 def test_wanted() -> None:
-    parameters = {"name": "vendor", "cert_chain": ["root"], "eku_exception": None, "state": "present"}
-    assert wanted_of(parameters) == {"name": "vendor", "cert_chain": ["root"], "eku_exception": None}
+    entry = {"name": "vendor", "cert_chain": ["root"], "eku_exception": None, "crls": None}
+    parameters = {**entry, "state": "present"}
+    assert wanted_of(parameters) == entry
+    assert wanted_of({**parameters, "crls": []}) == {**entry, "crls": []}
     assert wanted_of({**parameters, "state": "absent", "cert_chain": None}) is None
 
 

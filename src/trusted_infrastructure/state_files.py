@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small files of the service's state directory: never wider than 0600, and whole or not there."""
+"""Small files of a service's state directory: never wider than 0600, and whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from trusted_infrastructure.refusal import Unavailable
@@ -44,6 +46,22 @@ def write_state(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise _unusable(path, error.strerror) from None
+
+
+@contextlib.contextmanager
+def state_lock(path: Path) -> Iterator[None]:
+    """One process at a time changes a state file: read, change and write inside. Raises Unavailable
+    `state_unusable`."""
+    name = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _unusable(name, error.strerror) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _unusable(path: Path, reason: str | None) -> Unavailable:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was verified before, so that it need not be verified again at once: bounded, and honest about time.
+
+A signature that verified once verifies again; what changes is time, and the configuration. So an entry holds
+until the next moment at which an answer could be another one (a certificate or list begins or ends), and the
+whole cache belongs to one state of the configuration: a new one begins with an empty cache. Only acceptance is
+kept; a refusal is judged anew each time, in words of its own. PROTOCOL 3.5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from trusted_infrastructure.messages import length_prefixed
+
+# Hosts that a Trust Authority host remembers at once; an entry takes 1 to 3 kB.
+MAXIMUM = 10_000
+
+Value = TypeVar("Value")
+
+
+class Verified(Generic[Value]):
+    """Values by what they were read from. Thread-safe. When it is full, the oldest goes."""
+
+    def __init__(self, maximum: int = MAXIMUM) -> None:
+        self._maximum = maximum
+        self._lock = threading.Lock()
+        self._entries: dict[bytes, tuple[Value, int, int]] = {}
+
+    def get(self, key: bytes, now: int) -> Value | None:
+        """What was verified for `key`, where it still holds at `now` (Unix seconds)."""
+        entry = self._entries.get(key)
+        # A clock that went back says nothing of what held then.
+        if entry is None or not entry[1] <= now < entry[2]:
+            return None
+        return entry[0]
+
+    def put(self, key: bytes, value: Value, now: int, boundaries: Iterable[float]) -> Value:
+        """Keep `value`, verified at `now`, until the first of the `boundaries` (Unix seconds) after `now`."""
+        until = min((int(boundary) for boundary in boundaries if boundary > now), default=now)
+        with self._lock:
+            self._entries.pop(key, None)
+            while len(self._entries) >= self._maximum:
+                del self._entries[next(iter(self._entries))]
+            self._entries[key] = (value, now, until)
+        return value
+
+
+def key_of(*parts: bytes) -> bytes:
+    """The key of what was verified: SHA-256 over all of its exact bytes."""
+    return hashlib.sha256(length_prefixed(parts)).digest()

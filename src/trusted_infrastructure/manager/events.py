@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happened, for people and for other systems: a table of events with vSphere's ids, for both sides.
+
+General on purpose: an event has a type, a time, and whom and what it is about; anything else is in `details`.
+`origin` names what an event came from: the same origin is recorded once, however often it is seen, by
+whichever instance, before and after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import sqlalchemy as sql
+
+from trusted_infrastructure.manager.database import events
+
+HOST_ATTESTED = "com.vmware.vc.TaHostAttestPassEvent"
+HOST_NOT_ATTESTED = "com.vmware.vc.TaHostAttestFailEvent"
+HOST_ATTESTATION_UNSET = "com.vmware.vc.TaHostAttestUnsetEvent"
+OF_STATE = {
+    "ATTESTED": HOST_ATTESTED,
+    "FAILED": HOST_NOT_ATTESTED,
+    "EXPIRED": HOST_ATTESTATION_UNSET,
+    "UNREACHABLE": HOST_ATTESTATION_UNSET,
+}
+TYPES = (HOST_ATTESTED, HOST_NOT_ATTESTED, HOST_ATTESTATION_UNSET)
+# SQLite deletes that many in a few milliseconds; the rest goes in the next round.
+FORGET_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """type: vSphere event id. time: when it happened, Unix seconds. message: plain words, no secrets.
+
+    host: name of the host that it is about, "" for none. cluster: number of the cluster, for who may see it;
+    None: only who may see everything. object: of other things. user: who caused it, "" for nobody.
+    """
+
+    type: str
+    time: int
+    message: str
+    host: str = ""
+    cluster: int | None = None
+    object: str = ""
+    user: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which events: of these types and hosts (empty: all), since <= time < until (Unix seconds).
+
+    after: those with a higher id, in order; None: the latest. clusters: numbers; None: everything.
+    """
+
+    types: Collection[str] = ()
+    hosts: Collection[str] = ()
+    since: int | None = None
+    until: int | None = None
+    after: int | None = None
+    limit: int = 100
+    clusters: Collection[int] | None = None
+
+
+def record(connection: sql.Connection, event: Event) -> bool:
+    """Keep an event, unless its origin is known. Returns whether it is new."""
+    if event.origin is not None:
+        known = sql.select(events.c.number).where(events.c.origin == event.origin)
+        if connection.execute(known).first() is not None:
+            return False
+    connection.execute(
+        events.insert().values(
+            **{
+                **event.__dict__,
+                "details": msgspec.json.encode(event.details).decode(),
+            }
+        )
+    )
+    return True
+
+
+def find(connection: sql.Connection, wanted: Wanted) -> Sequence[sql.Row[Any]]:
+    """Events in the order of their ids: the next ones after an id, or the latest."""
+    query = sql.select(events)
+    if wanted.types:
+        query = query.where(events.c.type.in_(wanted.types))
+    if wanted.hosts:
+        query = query.where(events.c.host.in_(wanted.hosts))
+    if wanted.since is not None:
+        query = query.where(events.c.time >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(events.c.time < wanted.until)
+    if wanted.clusters is not None:
+        query = query.where(events.c.cluster.in_(wanted.clusters))
+    if wanted.after is not None:
+        query = query.where(events.c.number > wanted.after).order_by(events.c.number).limit(wanted.limit)
+        return connection.execute(query).all()
+    latest = connection.execute(query.order_by(events.c.number.desc()).limit(wanted.limit)).all()
+    return list(reversed(latest))
+
+
+def forget(connection: sql.Connection, now: int, retention: int, limit: int) -> None:
+    """Forget events that are too old, or too many. retention: seconds."""
+    newest = connection.execute(sql.select(sql.func.max(events.c.number))).scalar() or 0
+    over = sql.or_(events.c.time < now - retention, events.c.number <= newest - limit)
+    batch = sql.select(events.c.number).where(over).order_by(events.c.number).limit(FORGET_AT_ONCE)
+    connection.execute(events.delete().where(events.c.number.in_(batch)))
