@@ -91,7 +91,7 @@ base_images:
       elements: str
       returned: when the server has a life cycle
     hosts:
-      description: Hosts whose last attestation was with it, and the Trust Authority hosts (RV(ignore:services)) that say so.
+      description: Hosts whose last attestation was with it; C(services) are the Trust Authority hosts that say so.
       type: list
       elements: dict
       returned: when the server has a life cycle

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 refused, 2 wrong usage."""
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        code: int | None = options.command(options)
     except Refusal as refusal:
         print(f"trusted-infrastructure: {refusal}", file=sys.stderr)
         if refusal.remedy:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.answers_json:
             write_json({"error": refusal.as_dict()})
         return 1
-    return 0
+    return code or 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +114,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--display-name", help="of the image, for people")
         if name == "key-check":
             command.add_argument("--provider", help="name of the key provider; the default one otherwise")
+    from trusted_infrastructure.peers.commands import add_commands
+
+    add_commands(commands)
     return root
 
 

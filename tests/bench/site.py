@@ -69,8 +69,8 @@ class Site:
     def write(self, **settings: Any) -> Path:
         """Write certificates, configuration and settings; answers the settings file."""
         run, state = self.folder / "run", self.folder / "state"
-        run.mkdir(exist_ok=True)
-        state.mkdir(exist_ok=True)
+        for folder in (run, state):
+            folder.mkdir(exist_ok=True)
         self.side.write_leaf(self.folder, "attestation-service", "attestation-service", HOST)
         (self.folder / "side_ca.pem").write_text(self.side.certificate)
         publish(run / "snapshot.json", self.snapshot())

@@ -235,6 +235,43 @@ def endorsement_keys(site: Site) -> None:
     site.converges("tpm2_endorsement_key", **wanted, state="absent")
 
 
+def replaced_tpms(site: Site) -> None:
+    authority(site)
+    issuer = "https://workload-manager/"
+    bound = {"host1": EK}
+    answers = site.api.nodes.answers
+
+    def identities(_host: str) -> dict[str, Any]:
+        found = [
+            {
+                "principal": issuer,
+                "host": host,
+                "ek_digest": DIGEST,
+                "key_digest": key_digest(key.public_pem),
+                "since": 1,
+            }
+            for host, key in bound.items()
+        ]
+        return {"service": "attestation@ta1", "identities": found}
+
+    path = f"/attestation/manage/v1/hosts/host1/release?principal={quote(issuer, safe='')}"
+    answers["GET", "/attestation/manage/v1/identities?host=host1"] = identities
+    answers["POST", path] = lambda _host: {"changed": bound.pop("host1", None) is not None}
+    clock = f"/attestation/manage/v1/endorsement-keys/{DIGEST}/accept-clock"
+    answers["POST", clock] = lambda _host: {"changed": True}
+
+    site.converges("tpm2_endorsement_key", cluster=CLUSTER, name="host1", public_key=EK.public_pem)
+    wanted = {"cluster": CLUSTER, "host": "host1"}
+    site.stays("tpm2_endorsement_key_replace", **wanted, public_key=EK.public_pem)
+    assert site.ok("tpm2_endorsement_key_replace", **wanted, accept_clock=True)["changed"]
+    site.converges("tpm2_endorsement_key_replace", **wanted, public_key=OTHER.public_pem)
+    site.stays("tpm2_endorsement_key", cluster=CLUSTER, name="host1", public_key=OTHER.public_pem)
+    answers["GET", "/attestation/manage/v1/identities?host=host2"] = identities
+    site.converges(
+        "tpm2_endorsement_key_replace", cluster=CLUSTER, host="host2", name="new", public_key=EK.public_pem
+    )
+
+
 def tpm_settings(site: Site) -> None:
     authority(site)
     before = site.ok("tpm2_settings_info", cluster=CLUSTER)["tpm2_settings"]
@@ -511,6 +548,7 @@ SCENARIOS = {
     "denied hosts": Scenario("trust_authority", denied_hosts),
     "vendors": Scenario("trust_authority", vendors),
     "endorsement keys": Scenario("trust_authority", endorsement_keys),
+    "replaced TPMs": Scenario("trust_authority", replaced_tpms),
     "TPM settings": Scenario("trust_authority", tpm_settings),
     "base images": Scenario("trust_authority", base_images),
     "key providers": Scenario("trust_authority", key_providers),

@@ -2,8 +2,8 @@
 """From a request to its answer: the order of effects around the verifier's rules. PROTOCOL 3, 7.
 
 Challenge: identify -> rate limit -> admit -> make the credential -> answer.
-Evidence: open the challenge -> use it up -> verify -> advance the clock's history -> sign the token -> audit
-record on disk -> note the result -> answer.
+Evidence: open the challenge -> use it up -> verify -> bind host and key, advance the clock's history -> sign
+the token -> audit record on disk -> note the result -> answer.
 
 Rules
 - A refusal leaves one audit record, and nothing else but the host's result FAILED (and a challenge that is
@@ -27,9 +27,10 @@ import structlog
 from trusted_infrastructure.attestation import challenges, verifier
 from trusted_infrastructure.attestation.challenges import ChallengeEnvelope, UsedChallenges
 from trusted_infrastructure.attestation.host_results import HostResult, ImageState
+from trusted_infrastructure.attestation.identity_bindings import HostIdentity
 from trusted_infrastructure.attestation.state import State
 from trusted_infrastructure.attestation.token_keys import TokenKeys
-from trusted_infrastructure.attestation.verifier import Appraisal, Configuration
+from trusted_infrastructure.attestation.verifier import AdmittedHost, Appraisal, Configuration
 from trusted_infrastructure.audit import AuditLog, Decision, Detail
 from trusted_infrastructure.messages import (
     PURPOSE_TOKEN,
@@ -128,11 +129,12 @@ class Issuer:
         request, attempt.assertion = verifier.identify(state.request, configuration, now)
         host = verifier.admit(request, attempt.assertion, configuration, now)
         appraisal = verifier.verify(state, evidence, host, configuration.cluster.hpke_suite)
-        # 3.4.7, in the transaction that makes this clock the history.
-        self._state.advance_clock(attempt.assertion.ek_digest, attempt.assertion.sub, appraisal.clock, now)
+        # 3.4.7 and 3.4.9, in the transaction that makes this clock the history and binds host and key.
+        self._state.advance(_identity(host, now), appraisal.clock, now)
         claims = self._claims(appraisal, evidence, configuration, now)
         token = self._token_keys.sign(claims, now)
-        self._audit.append(self._decision(attempt, "ok", now, _described(claims)))
+        described = {**_described(claims), "image_state": appraisal.image.state}
+        self._audit.append(self._decision(attempt, "ok", now, described))
         self._note(_attested(claims, appraisal.image.state, attempt.address, now))
         return AttestationResult(
             token=token,
@@ -241,6 +243,17 @@ def _attested(claims: TokenClaims, image_state: ImageState, address: str, now: i
         image_state=image_state,
         ek_digest=claims.ek_digest,
         address=address,
+    )
+
+
+def _identity(host: AdmittedHost, now: int) -> HostIdentity:
+    assertion = host.assertion
+    return HostIdentity(
+        principal=assertion.iss,
+        host=assertion.sub,
+        ek_digest=assertion.ek_digest,
+        key_digest=host.ek.key_digest,
+        since=now,
     )
 
 

@@ -15,6 +15,8 @@ Routes on `public.sock`
 Routes on `management.sock` (client certificate of this side's manager)
   GET  /attestation/manage/v1/status
   GET  /attestation/manage/v1/hosts, /hosts/{host}/history, /transitions
+  GET  /attestation/manage/v1/identities
+  POST /attestation/manage/v1/hosts/{host}/release?principal=...
   GET  /attestation/manage/v1/audit/head, ...      see peers.routes
   GET  /attestation/manage/v1/metrics                                  Prometheus text
   POST /attestation/manage/v1/endorsement-keys/{ek_digest}/accept-clock
@@ -38,6 +40,7 @@ from starlette.routing import Route
 
 from trusted_infrastructure.attestation.challenges import ChallengeEnvelope, UsedChallenges
 from trusted_infrastructure.attestation.host_reports import HostReports
+from trusted_infrastructure.attestation.identity_reports import IdentityReports
 from trusted_infrastructure.attestation.issuing import Issuer
 from trusted_infrastructure.attestation.shared import Shared, share_metrics
 from trusted_infrastructure.attestation.state import State
@@ -134,6 +137,9 @@ class AttestationService:
             shared.limit,
             clock,
             self.oversight.ready,
+        )
+        self.identity_reports = IdentityReports(
+            self._state, settings.service_id, clock, self._in_thread, self._audit.append
         )
         self.host_reports = HostReports(self._state, settings.service_id, clock, self._in_thread)
         self._metrics = Metrics()
@@ -319,6 +325,7 @@ def management_application(
         [
             Route(base + "/status", service.status, methods=["GET"]),
             *service.host_reports.routes(base),
+            *service.identity_reports.routes(base),
             *service.oversight.routes.management(base),
             Route(base + "/metrics", service.prometheus, methods=["GET"]),
             Route(accept, service.accept_clock, methods=["POST"]),

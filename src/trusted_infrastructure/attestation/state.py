@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What this Attestation Service learns itself: clock histories of TPMs, and how each host stood.
+"""What this Attestation Service learns itself: clock histories of TPMs, which host has which, and how each
+host stood.
 
 Not configuration, and not replicated: each Trust Authority host judges by its own history. SQLite in the
 state directory; a history is durable before a token is signed, a result may be lost with the power.
@@ -18,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from trusted_infrastructure.attestation import host_results
+from trusted_infrastructure.attestation import host_results, identity_bindings
 from trusted_infrastructure.attestation.clock_history import ClockRecord, check_clock
 from trusted_infrastructure.attestation.host_results import Feed, HostResult, Transition
+from trusted_infrastructure.attestation.identity_bindings import HostIdentity
 from trusted_infrastructure.refusal import Unavailable
 from trusted_infrastructure.tpm.quote import ClockInfo
 
@@ -54,16 +56,20 @@ class State:
                 raise _unavailable(f"{path} was written by a later release (schema {version})")
             self._database.executescript(_SCHEMA)
             self._database.executescript(host_results.SCHEMA)
+            self._database.executescript(identity_bindings.SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise _unavailable(f"{path} cannot be opened: {error}") from None
 
-    def advance_clock(self, ek_digest: str, host: str, clock: ClockInfo, now: int) -> None:
-        """Compare a TPM's clock with its history and make it the new history, in one transaction; durable.
+    def advance(self, identity: HostIdentity, clock: ClockInfo, now: int) -> None:
+        """Compare a host's endorsement key with the one it is bound to, and the TPM's clock with its history;
+        make both what is known, in one transaction; durable.
 
-        Raises Refusal `tpm_cleared`, `clock_unsafe` (nothing is written then), Unavailable
-        `state_unavailable`.
+        Raises Refusal `ek_other_host`, `ek_changed`, `tpm_cleared`, `clock_unsafe` (nothing is written then),
+        Unavailable `state_unavailable`.
         """
+        ek_digest = identity.ek_digest
         with self._transaction():
+            identity_bindings.bind(self._database, identity)
             before = self._clock_record(ek_digest)
             check_clock(clock, before)
             if before is not None and _same_boot(clock, before):
@@ -72,7 +78,7 @@ class State:
                 "INSERT OR REPLACE INTO clock_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     ek_digest,
-                    host,
+                    identity.host,
                     clock.reset_count,
                     clock.restart_count,
                     clock.clock,
@@ -96,6 +102,25 @@ class State:
         with self._transaction():
             cursor = self._database.execute("DELETE FROM clock_history WHERE ek_digest = ?", (ek_digest,))
             return cursor.rowcount > 0
+
+    def identity(self, principal: str, host: str) -> HostIdentity | None:
+        """What a host is bound to, None when nothing. Raises Unavailable `state_unavailable`."""
+        with self._reading():
+            return identity_bindings.identity_of(self._database, principal, host)
+
+    def identities(self, host: str | None = None) -> list[HostIdentity]:
+        """What hosts, or those of one name, are bound to. Raises Unavailable `state_unavailable`."""
+        with self._reading():
+            return identity_bindings.identities(self._database, host)
+
+    def release(self, principal: str, host: str) -> bool:
+        """Forget what a host is bound to: its next attestation binds it anew. For an administrator who
+        replaced its TPM.
+
+        Returns whether it was bound. Raises Unavailable `state_unavailable`.
+        """
+        with self._transaction():
+            return identity_bindings.release(self._database, principal, host)
 
     def record(self, result: HostResult) -> None:
         """Keep the last result of a host, and a transition where its state changed. Old ones go.

@@ -66,7 +66,7 @@ from trusted_infrastructure.tokens import (
 )
 from trusted_infrastructure.tpm import keys, quote
 from trusted_infrastructure.tpm.algorithms import HASHES_BY_NAME
-from trusted_infrastructure.tpm.event_log import EventLog, initial_value, parse_event_log, replay
+from trusted_infrastructure.tpm.event_log import EventLog, parse_event_log
 from trusted_infrastructure.tpm.public_area import PublicArea, parse_tpm2b_public
 from trusted_infrastructure.tpm.quote import ClockInfo
 
@@ -123,8 +123,9 @@ class Appraisal:
 class EvidenceClaims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The agent's own claims, hashed into the quote. All optional.
 
-    pcr_values: PCR (decimal text) -> value (hex) where something extended it that is not in the firmware's
-    log. Believed only because 3.4.6 finds the values in what the TPM signed.
+    pcr_values: PCR (decimal text) -> value (hex). An agent gives all PCRs that it quotes, so that a refusal
+    names the PCR that the event log does not explain, and a PCR that is extended without being logged can
+    match an image's `value`. Believed only because 3.4.6 finds the values in what the TPM signed.
     """
 
     pcr_values: dict[
@@ -217,7 +218,7 @@ def verify(state: ChallengeState, evidence: Evidence, host: AdmittedHost, minimu
 
     state: of the challenge, already used up. host: of the challenge's request, admitted again (3.4.0).
     minimum_suite: name from `sealing.SUITES`.
-    Raises Refusal `quote_*`, `event_log_*`, `base_image_mismatch`, InvalidField.
+    Raises Refusal `quote_*`, `event_log_*`, `base_image_mismatch`, `base_image_retired`, InvalidField.
     """
     check_session_keys(evidence, minimum_suite)
     attested = quote.parse_quote(evidence.quote)  # 3.4.1
@@ -271,13 +272,12 @@ def _claims(evidence: Evidence) -> EvidenceClaims:
 def _values(claimed: Mapping[str, str], log: EventLog, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:
     """PCR values to judge: what the agent claims for a PCR, else what the log leads to."""
     size = HASHES_BY_NAME[bank].size
-    replayed = replay(log, bank)
     values = {}
     for pcr in pcrs:
         if str(pcr) in claimed:
             values[pcr] = bytes.fromhex(claimed[str(pcr)])
         else:
-            values[pcr] = replayed.get(pcr, initial_value(pcr, bank, log.startup_locality))
+            values[pcr] = log.value_of(pcr, bank)
         if len(values[pcr]) != size:
             raise InvalidField(f"claims.pcr_values.{pcr}", f"expected {size} bytes of bank {bank}")
     return values

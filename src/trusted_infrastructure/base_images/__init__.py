@@ -18,7 +18,8 @@ Rules of appraisal
 
 Rules of capture (`capturing`)
 - DEFAULT_PCRS are captured. Left out: 6 (what the machine's maker measures), 10 (IMA's list, which grows), 15
-  (machine id, volume keys), 16 and 23 (open to everybody), 17 to 22 (dynamic launch). Others can be asked for.
+  (machine id, volume keys), 16 and 23 (open to everybody), 17 to 22 (dynamic launch). Others can be asked
+  for.
 - A PCR is captured by its events where the log explains its value, which gives refusals that name the event;
   by its value where it had no event, or was extended by somebody who is not in the firmware's log. 1 and 5
   hold what belongs to the machine: by value they are captured only when asked for.

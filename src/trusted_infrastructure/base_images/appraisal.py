@@ -17,7 +17,7 @@ from trusted_infrastructure.base_images.rules import BANKS, REQUIRED_PCRS, first
 from trusted_infrastructure.config.documents import BaseImage, ReferencePcr
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tpm import secure_boot
-from trusted_infrastructure.tpm.event_log import EventLog
+from trusted_infrastructure.tpm.event_log import EventLog, initial_value
 
 _ORDER = {"ACTIVE": 0, "STAGED": 1}  # which one to report where several match
 _REQUIRED = frozenset(map(str, REQUIRED_PCRS))
@@ -85,8 +85,8 @@ def appraise(
 
     values: PCR -> signed value, for all PCRs that were quoted. log: the event log, as parsed; it is replayed
     here. Raises Refusal `base_image_mismatch` (the first differing event of the closest image),
-    `base_image_retired` (only a retired image matches), `event_log_replay` (the log does not explain a PCR that
-    it must), `no_base_image`.
+    `base_image_retired` (only a retired image matches), `event_log_replay` (the log does not explain a PCR
+    that it must), `no_base_image`.
     """
     candidates = [image for image in images if image.bank == bank]
     if not candidates:
@@ -110,9 +110,7 @@ def _order(image: BaseImage) -> int:
 def _matches(image: BaseImage, evidence: _Evidence) -> bool:
     if not _REQUIRED <= image.pcrs.keys():
         return False
-    return all(
-        _difference(int(name), reference, evidence) is None for name, reference in image.pcrs.items()
-    )
+    return all(_difference(int(name), reference, evidence) is None for name, reference in image.pcrs.items())
 
 
 def _compare(image: BaseImage, evidence: _Evidence) -> _Comparison:
@@ -147,6 +145,9 @@ def _difference(pcr: int, reference: ReferencePcr, evidence: _Evidence) -> Diffe
         if found.hex() == reference.value:
             return None
         order = events[0].index if events else after_all
+        if events and pcr in evidence.explained and reference.value == initial_value(pcr, bank).hex():
+            text = f"{wording.label(events[0], bank)}: expected no event in PCR {pcr}"
+            return Difference(pcr, order, f"{text}, found digest {events[0].digests[bank].hex()}")
         return Difference(pcr, order, f"PCR {pcr}: expected value {reference.value}, found {found.hex()}")
     if pcr not in evidence.explained:
         replayed = log.value_of(pcr, bank).hex()

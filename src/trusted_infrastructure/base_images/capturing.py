@@ -2,15 +2,14 @@
 """Reference values from a host that is trusted: which PCRs, and which rule for which event.
 
 A rule is as strict as equal machines let it be; what differs between them is described by a rule instead of
-leaving the PCR out. Each of the following was a difference between equal machines:
-
-| what | rule |
-| --- | --- |
-| boot order and boot entries (PCR 1): each machine has its own | one rule for all of a kind that follow each other: any number, any digest, but boot variables whose content is what was measured |
-| tables with serial numbers (SMBIOS, PCR 1) | any digest, as many as there were |
-| partition table (PCR 5): unique ids, sizes of disks | its types, names and attributes, by template |
-| identifiers in command lines and GRUB's commands (PCR 8, 9, 12) | template |
-| attempts to boot (PCR 4), to leave the firmware (PCR 5) | the same text, once or more |
+leaving the PCR out:
+- boot order and boot entries (PCR 1): one rule for all that follow each other: any number, any digest, but
+  boot variables whose content is what was measured;
+- tables with serial numbers (SMBIOS, PCR 1): any digest, as many as there were;
+- the partition table (PCR 5) with unique ids and sizes of disks: its types, names and attributes, by
+  template;
+- identifiers in command lines and GRUB's commands (PCR 8, 9, 12): by template;
+- attempts to boot (PCR 4): the same text, once or more; attempts to leave the firmware (PCR 5): once more.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def capture(
     """A base image of the state that a host is in.
 
     values: PCR -> digest as the TPM has them in `bank`, at least for `pcrs` and REQUIRED_PCRS.
-    pcrs: None is DEFAULT_PCRS, without those of the machine that the log does not explain; PCRs that are asked
-    for are captured in any case. userspace: None finds out from the log (`userspace_of`).
+    pcrs: None is DEFAULT_PCRS, without those of the machine that the log does not explain; PCRs that are
+    asked for are captured in any case. userspace: None finds out from the log (`userspace_of`).
     Raises InvalidField for a missing PCR or an unknown bank, Refusal `event_log_replay` for a log of another
     bank.
     """
@@ -80,8 +79,21 @@ def capture(
         image_version=image_version,
         display_name=display_name,
         bank=_bank(bank),
-        pcrs={str(pcr): _reference(pcr, bank, values[pcr], explained, log) for pcr in sorted(wanted)},
+        pcrs={str(pcr): reference_of(pcr, values[pcr], explained, log, bank) for pcr in sorted(wanted)},
         userspace=userspace_of(log, bank) if userspace is None else userspace,
+    )
+
+
+def reference_of(
+    pcr: int, value: bytes, explained: Collection[int], log: EventLog, bank: str
+) -> ReferencePcr:
+    """Reference values of one PCR, in any bank of the log. explained: PCRs whose value the log leads to."""
+    events = log.events_of(pcr)
+    if pcr not in explained or not events:
+        return ReferencePcr(value=value.hex())
+    return ReferencePcr(
+        events=list(_rules(pcr, bank, events, log)),
+        secure_boot=secure_boot.secure_boot(log, bank).enabled if pcr == secure_boot.PCR else None,
     )
 
 
@@ -90,16 +102,6 @@ def _bank(bank: str) -> Literal["sha256", "sha384", "sha512"]:
         case "sha256" | "sha384" | "sha512":
             return bank
     raise InvalidField("bank", f"{bank!r} is not a bank of base images: {', '.join(BANKS)}")
-
-
-def _reference(pcr: int, bank: str, value: bytes, explained: Collection[int], log: EventLog) -> ReferencePcr:
-    events = log.events_of(pcr)
-    if pcr not in explained or not events:
-        return ReferencePcr(value=value.hex())
-    return ReferencePcr(
-        events=list(_rules(pcr, bank, events, log)),
-        secure_boot=secure_boot.secure_boot(log, bank).enabled if pcr == secure_boot.PCR else None,
-    )
 
 
 def _rules(pcr: int, bank: str, events: Iterable[Event], log: EventLog) -> Iterable[ReferenceEvent]:

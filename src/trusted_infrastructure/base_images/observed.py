@@ -28,12 +28,10 @@ class Observed:
         return found
 
     def class_of(self, event: Event) -> str:
-        """`event_class.classify`; 'other' for what has content that must hash to its digest and does not."""
+        """`event_class.classify`."""
         found = self._classes.get(event.index)
         if found is None:
-            forged = event.digest_verified(self.bank) is False
-            found = event_class.OTHER if forged else event_class.classify(event, self.bank)
-            self._classes[event.index] = found
+            found = self._classes[event.index] = event_class.classify(event, self.bank)
         return found
 
     def text_of(self, event: Event) -> str | None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The rules that reference values may have, and whether events keep them.
 
-A PCR with `events` is a list of rules that is gone through once, front to back: an event that the current rule
-does not accept ends the rule, if it had its event or may be absent, and is then held against the next one.
-There is no going back, so the work is one step for each event and rule, and what a list accepts can be read
-off it.
+A PCR with `events` is a list of rules that is gone through once, front to back: an event that the current
+rule does not accept ends the rule, if it had its event or may be absent, and is then held against the next
+one. There is no going back, so the work is one step for each event and rule, and what a list accepts can be
+read off it.
 
 What loosens is bounded, because an image is a file that somebody writes and somebody else reviews:
 - `varies` in none of REQUIRED_PCRS: those have the code and configuration that an image is there for;
@@ -174,6 +174,8 @@ def _accepts(pcr: int, rule: ReferenceEvent, event: Event, digest: str, observed
     if (not rule.varies and rule.content is None) or _loosening(pcr, rule) is not None:
         return False
     if rule.varies:
-        return observed.class_of(event) == rule.class_
+        return observed.class_of(event) == rule.class_ and (
+            rule.class_ in event_class.VERIFIED or event.digest_verified(observed.bank) is not False
+        )
     text = observed.text_of(event)
     return text is not None and rule.content is not None and templates.matches(rule.content, text)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Content templates: a text that is the same on equal machines but for identifiers.
 
-A template is literal text with placeholders from a fixed list; a brace of the text itself is doubled. There are
-no regular expressions in documents: a template takes time in proportion to its length, and a placeholder can
-stand for nothing but an identifier of its form, never for a word that means something to a boot loader or
+A template is literal text with placeholders from a fixed list; a brace of the text itself is doubled. There
+are no regular expressions in documents: a template takes time in proportion to its length, and a placeholder
+can stand for nothing but an identifier of its form, never for a word that means something to a boot loader or
 kernel.
 
 The text of an event is what its digest is over, decoded without loss, so that equal texts were equal bytes
@@ -38,11 +38,12 @@ PLACEHOLDERS = {
 }
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z0-9_]*)\}|[{}]")
 
-# What capture replaces. A hash is never one of them: it is 64 digits or more, or has no dashes.
+# What capture replaces. A hash is never one of them: it is 64 digits or more, or has no dashes. Nor is the
+# type of a partition (`_partition_table`), which is the same everywhere.
 _VARYING = re.compile(
-    rf"(?<!{_HEX})(?P<uuid>{PLACEHOLDERS['uuid'].pattern})"
+    rf"(?<!{_HEX})(?<!type )(?P<uuid>{PLACEHOLDERS['uuid'].pattern})"
     rf"|(?:(?<=machine_id=)|(?<=machine-id=)|(?<=/))(?P<machine_id>[0-9a-f]{{32}})(?=[\s/-]|$)"
-    rf"|(?:(?<=UUID=)|(?<=search --no-floppy --fs-uuid --set=root )|(?<=search\.fs_uuid ))"
+    r"|(?:(?<=UUID=)|(?<=search --no-floppy --fs-uuid --set=root )|(?<=search\.fs_uuid ))"
     rf"(?P<fat_id>{PLACEHOLDERS['fat_id'].pattern})"
     rf"|(?<=BOOTIF=01-)(?P<mac>{PLACEHOLDERS['mac'].pattern})"
 )
@@ -88,8 +89,8 @@ def matches(template: str, text: str) -> bool:
 
 
 def filled(template: str, text: str) -> str:
-    """The template with the identifiers of `text` in its places, as far as the text fits; from there on with its
-    placeholders. Raises InvalidField for a bad template."""
+    """The template with the identifiers of `text` in its places, as far as the text fits; from there on with
+    its placeholders. Raises InvalidField for a bad template."""
     result: list[str] = []
     position: int | None = 0
     for placeholder, literal in _parts(template):
@@ -185,7 +186,7 @@ def _command_lines(bank: str, log: EventLog) -> list[str]:
 
 
 def _partition_table(table: uefi.Gpt) -> str:
-    """A partition table in words: everything but sizes and places, which disks of equal machines differ in."""
+    """A partition table in words: all but sizes and places, which disks of equal machines differ in."""
     lines = [f"disk {table.disk}"]
     for partition in table.partitions:
         name = partition.name.encode("unicode_escape").decode("ascii")

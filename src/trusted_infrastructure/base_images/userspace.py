@@ -2,8 +2,8 @@
 """What covers user space, as far as the boot measurements show it. PROTOCOL 3.6.
 
 `verity`: the command line that was measured holds a root hash, so the kernel verifies each block of the file
-system against what the PCR holds. `ima` is never assumed and never judged here: IMA's list is in PCR 10 and in
-a log of its own, which is no part of the evidence; an administrator who writes `ima` into an image vouches
+system against what the PCR holds. `ima` is never assumed and never judged here: IMA's list is in PCR 10 and
+in a log of its own, which is no part of the evidence; an administrator who writes `ima` into an image vouches
 for it. `none`: neither.
 """
 

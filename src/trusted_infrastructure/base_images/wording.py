@@ -16,7 +16,11 @@ from trusted_infrastructure.tpm.event_text import shown
 MAXIMUM_DESCRIPTION = 200
 _CONTEXT = 40  # characters shown before the place where two texts part
 _MAXIMUM_SHOWN = 120  # of each text from there on
-_STATES: Mapping[bytes, str] = {b"\1": "Secure Boot is on", b"\0": "Secure Boot is off", b"": "Secure Boot is off"}
+_STATES: Mapping[bytes, str] = {
+    b"\1": "Secure Boot is on",
+    b"\0": "Secure Boot is off",
+    b"": "Secure Boot is off",
+}
 
 
 def description(event: Event, bank: str) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -21,7 +23,8 @@ from trusted_infrastructure.host.key_sets import KeySets
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.service_client import ServiceClient
 from trusted_infrastructure.host.state import Session
-from trusted_infrastructure.host.tpm_worker import TpmWorker
+from trusted_infrastructure.host.tpm_values import SignedQuote
+from trusted_infrastructure.host.tpm_worker import Tpm, TpmWorker
 from trusted_infrastructure.messages import (
     PURPOSE_TOKEN,
     AttestationResult,
@@ -39,7 +42,7 @@ from trusted_infrastructure.tpm.quote import pcr_selection
 
 NONCE_SIZE = 32
 CHALLENGE_ID_SIZE = 16
-CLAIMS = b"{}"
+CLAIM_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Attester:
     ) -> Evidence:
         event_log = self.event_log()
 
-        def qualify(secret: bytes) -> bytes:
+        def qualify(claims: bytes, secret: bytes) -> bytes:
             return qualifying_data(
                 purpose=PURPOSE_TOKEN,
                 service_id=challenge.service_id,
@@ -105,19 +108,32 @@ class Attester:
                 hpke_suite=sealing_key.suite,
                 hpke_public_key=sealing_key.public_bytes(),
                 event_log=event_log,
-                claims=CLAIMS,
+                claims=claims,
             )
 
-        quote = await self.tpm.run(
-            lambda tpm: tpm.prove(
-                identity.attestation_key,
-                challenge.credential_blob,
-                challenge.encrypted_secret,
-                qualify,
-                challenge.bank,
-                challenge.pcrs,
+        def prove(tpm: Tpm) -> tuple[SignedQuote, bytes]:
+            # The claims are in what is signed, so the PCRs are read before; they may move in between.
+            for _attempt in range(CLAIM_ATTEMPTS):
+                values = tpm.read_pcrs(challenge.bank, challenge.pcrs)
+                claims = pcr_claims(values)
+                quote = tpm.prove(
+                    identity.attestation_key,
+                    challenge.credential_blob,
+                    challenge.encrypted_secret,
+                    partial(qualify, claims),
+                    challenge.bank,
+                    challenge.pcrs,
+                )
+                if quote.pcrs == values:
+                    return quote, claims
+            raise Unavailable(
+                "tpm_pcrs_unstable",
+                f"the PCRs of bank {challenge.bank} changed between reading and quoting, "
+                f"{CLAIM_ATTEMPTS} times",
+                "find what extends these PCRs all the time, or leave them out of the base image",
             )
-        )
+
+        quote, claims = await self.tpm.run(prove)
         return Evidence(
             challenge=challenge.challenge,
             quote=quote.attest,
@@ -126,7 +142,7 @@ class Attester:
             proof_key=proof_key,
             hpke_suite=sealing_key.suite,
             hpke_public_key=sealing_key.public_bytes(),
-            claims=CLAIMS,
+            claims=claims,
         )
 
     async def _claims(self, service: Service, token: str) -> TokenClaims:
@@ -135,6 +151,15 @@ class Attester:
         return verify_token(
             token, {key_id: key}, service.group, int(self.clock()), {key_id: key_set.service_id}
         )
+
+
+def pcr_claims(values: Mapping[int, bytes]) -> bytes:
+    """The claims of an agent: the values of all PCRs that it quotes. PROTOCOL 3.3.
+
+    With them the service compares each PCR with the event log, and can name the one that differs.
+    """
+    claimed = {str(pcr): value.hex() for pcr, value in sorted(values.items())}
+    return json.dumps({"pcr_values": claimed}).encode()
 
 
 def _checked_selection(challenge: Challenge, service: Service) -> bytes:

@@ -55,9 +55,9 @@ Look = Callable[[Host, float], Awaitable[Seen]]
 
 
 async def poll(manager: Manager, look: Look) -> None:
-    """One round over all enrolled hosts. look: asks one, with a time-out in seconds."""
+    """One round over all hosts. look: asks one, with a time-out in seconds."""
     with manager.database.transaction() as connection:
-        hosts = [host for host in all_hosts(connection) if host.ek_digest]
+        hosts = all_hosts(connection)
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(host: Host) -> Seen:

@@ -20,7 +20,8 @@ from trusted_infrastructure.config.documents import (
     content_of,
     typed,
 )
-from trusted_infrastructure.manager.database import documents, fact
+from trusted_infrastructure.config.withdrawals import withdraws_trust
+from trusted_infrastructure.manager.database import documents, fact, set_fact
 from trusted_infrastructure.manager.inventory import Cluster
 
 EVERY_HOST = ""
@@ -54,8 +55,10 @@ class Desired:
 
 
 def write(connection: sql.Connection, cluster: Cluster, changes: Iterable[Change]) -> list[Desired]:
-    """Writes changes with new generations and returns them. An unchanged content keeps its generation."""
+    """Writes changes with new generations and returns them. An unchanged content keeps its generation. The
+    cluster's security generation rises when trust is withdrawn."""
     written = []
+    withdrawn = False
     for change in changes:
         if change.content is not None and not isinstance(change.content, KINDS[change.kind]):
             raise TypeError(f"a {change.kind} document cannot hold {type(change.content).__name__}")
@@ -70,7 +73,23 @@ def write(connection: sql.Connection, cluster: Cluster, changes: Iterable[Change
         desired = Desired(change.host, Document(change.kind, change.id, generation, plain))
         store(connection, cluster, desired)
         written.append(desired)
+        withdrawn |= withdraws_trust(change.kind, known.content if known else None, change.content)
+    if withdrawn:
+        raise_security_generation(connection, cluster)
     return written
+
+
+def security_generation_fact(cluster: Cluster) -> str:
+    """Name under which the highest security generation of a cluster is remembered."""
+    return f"security_generation {cluster.id}"
+
+
+def raise_security_generation(connection: sql.Connection, cluster: Cluster) -> None:
+    """Count a withdrawal above all that the cluster has reached. A host that counted less would otherwise
+    reach, by its own count, what another had reached before: tokens which that one judged before the
+    withdrawal would look as if they had been judged since."""
+    name = security_generation_fact(cluster)
+    set_fact(connection, name, str(int(fact(connection, name) or "0") + 1))
 
 
 def following(connection: sql.Connection, before: Generation | None) -> Generation:

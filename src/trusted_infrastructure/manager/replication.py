@@ -18,7 +18,14 @@ import structlog
 from trusted_infrastructure.config.documents import Document
 from trusted_infrastructure.manager.comparison import Applied, Deviation, deviations, to_send
 from trusted_infrastructure.manager.database import Database, fact, set_fact
-from trusted_infrastructure.manager.desired import Change, Desired, everything, for_host, write
+from trusted_infrastructure.manager.desired import (
+    Change,
+    Desired,
+    everything,
+    for_host,
+    security_generation_fact,
+    write,
+)
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied, ask
 from trusted_infrastructure.manager.vapi.errors import ResourceBusy, ResourceInaccessible
@@ -154,7 +161,7 @@ class Replication:
         that joined later counted fewer withdrawals. Remembers the number for hosts that were not reached."""
         reached = max((item.security_generation for item in brought), default=0)
         with self._database.transaction() as connection:
-            name = generation_fact(cluster)
+            name = security_generation_fact(cluster)
             reached = max(reached, int(fact(connection, name) or "0"))
             set_fact(connection, name, str(reached))
         behind = [item.host for item in brought if item.security_generation < reached]
@@ -168,7 +175,7 @@ class Replication:
 
     def _security_generation(self, cluster: Cluster) -> int:
         with self._database.transaction() as connection:
-            return int(fact(connection, generation_fact(cluster)) or "0")
+            return int(fact(connection, security_generation_fact(cluster)) or "0")
 
     def _state(self, cluster: Cluster) -> tuple[list[Host], list[Desired]]:
         with self._database.transaction() as connection:
@@ -187,8 +194,3 @@ def batches(documents: Sequence[Document]) -> list[list[Document]]:
         found[-1].append(document)
         size += length
     return found
-
-
-def generation_fact(cluster: Cluster) -> str:
-    """Name under which the highest security generation of a cluster is remembered."""
-    return f"security_generation {cluster.id}"

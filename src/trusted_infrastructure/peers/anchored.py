@@ -11,8 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from trusted_infrastructure.config.documents import Peer
+from trusted_infrastructure.config.documents import Peer, TrustAuthorityCluster
+from trusted_infrastructure.config.snapshot import Snapshot
 from trusted_infrastructure.refusal import Unavailable
+
+CLUSTER_ID = "cluster"
 
 
 class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +37,16 @@ def accepted_peers(peers: Sequence[Peer], anchors: Sequence[Anchor]) -> tuple[li
                 f"peer {peer.host!r} ({peer.public_name}) is not in this host's anchors: not used"
             )
     return accepted, problems
+
+
+def other_members(snapshot: Snapshot, anchors: Path, host: str) -> list[Peer]:
+    """The other hosts of the cluster that are also anchors; none where there is no cluster.
+
+    anchors: anchors/peers.json. Raises Unavailable `configuration_unavailable`.
+    """
+    cluster = snapshot.get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
+    others = [peer for peer in cluster.peers if peer.host != host] if cluster else []
+    return accepted_peers(others, read_anchors(anchors))[0] if others else []
 
 
 def read_anchors(path: Path) -> list[Anchor]:

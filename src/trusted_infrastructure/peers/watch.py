@@ -25,9 +25,9 @@ import structlog
 
 from trusted_infrastructure import tokens
 from trusted_infrastructure.clock_guard import ClockGuard, Clocks, measured
-from trusted_infrastructure.config.documents import Peer, TrustAuthorityCluster
+from trusted_infrastructure.config.documents import Peer
 from trusted_infrastructure.config.snapshot import Snapshot
-from trusted_infrastructure.peers.anchored import accepted_peers, read_anchors
+from trusted_infrastructure.peers.anchored import other_members
 from trusted_infrastructure.peers.heads import (
     SHORTENED,
     Heard,
@@ -44,7 +44,6 @@ from trusted_infrastructure.transport import answer_of, async_public_client, unr
 log = structlog.get_logger("trusted_infrastructure.peers")
 
 SIDE = "trust_authority"
-CLUSTER_ID = "cluster"
 INTERVAL = 60.0
 # At the start nothing is served while the peers are asked: a peer that is down must not delay it for long.
 START_LIMIT = 4.0
@@ -142,6 +141,9 @@ class PeerWatch:
         self._silent = {host: str(answer) for host, answer in heard.items() if isinstance(answer, Refusal)}
         good = {host: answer for host, answer in heard.items() if isinstance(answer, Heard)}
         self._asked = True
+        for host, answer in good.items():
+            if answer.claims.security_generation is not None:
+                self._first.setdefault(host, answer.claims.security_generation)
         self._adopt(await asyncio.to_thread(self._merge, good, members))
 
     async def _ask(self, peer: Peer) -> Heard | Refusal:
@@ -171,9 +173,7 @@ class PeerWatch:
 
         Raises Unavailable `configuration_unavailable`.
         """
-        cluster = self._snapshot().get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
-        others = [peer for peer in cluster.peers if peer.host != self._service.host] if cluster else []
-        return accepted_peers(others, read_anchors(self._anchors))[0] if others else []
+        return other_members(self._snapshot(), self._anchors, self._service.host)
 
     # ---- what is kept -------------------------------------------------------------------------------------
 
@@ -205,8 +205,8 @@ class PeerWatch:
                 log.error(SHORTENED, peer=host, problem=peer.problem)
         self._peers = known
         self._guard.peers_show({host: peer.clock for host, peer in known.items() if peer.clock is not None})
-        for host, peer in known.items():
-            if peer.asked >= self._started and peer.security_generation is not None:
+        for host, peer in known.items():  # what another process of this service heard since
+            if peer.asked > self._started and peer.security_generation is not None:
                 self._first.setdefault(host, peer.security_generation)
         self._first = {host: number for host, number in self._first.items() if host in known}
         self._required = highest_generation(self._first, 0)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The class of an event: what was measured, as an administrator would ask for it ("kernel", "db", ...).
 
-The type of an event and its names are the host's word; only its digest was measured. So a class is for choosing
-rules at capture and for words in refusals. Where a rule would believe it (`varies`), the classes that need
-their content have it checked first: `secure_boot`, `pk`, `kek`, `db`, `dbx`, `boot_entry`, `partition_table`
-are given to nothing whose content does not hash to its digest, and Secure Boot's only to what comes before the
-separator.
+The type of an event and its names are the host's word; only its digest was measured. So a class is for
+choosing rules at capture and for words in refusals. Where a rule would believe it (`varies`), the classes
+that need their content have it checked first: `secure_boot`, `pk`, `kek`, `db`, `dbx`, `boot_entry`,
+`partition_table` are given to nothing whose content does not hash to its digest, and Secure Boot's only to
+what comes before the separator.
 
 Sources: TCG PC Client Platform Firmware Profile 1.06, 3.3.4 (what belongs into which PCR), 10.4.1 (types).
 """
@@ -70,6 +70,11 @@ CLASSES = {
     SEPARATOR: "separator",
     OTHER: "measurement",
 }
+
+# Given to nothing whose content does not hash to its digest.
+VERIFIED = frozenset(
+    {SECURE_BOOT, "secure_boot_mode", "pk", "kek", "db", "dbx", "dbt", "dbr", BOOT_ENTRY, PARTITION_TABLE}
+)
 
 _DATABASES = {
     (uefi.GLOBAL_VARIABLE, "SecureBoot"): SECURE_BOOT,

@@ -60,8 +60,8 @@ _TEXT_PREFIXES = tuple(prefix.encode() for prefix in event_quirks.GRUB_PREFIXES)
 
 
 def measured_content(event_type: int, data: bytes, digest: bytes | None, bank: str) -> bytes | None:
-    """The bytes that `digest` is over, where the event data says them: nearly always a part of it (a separator's
-    value may be left out, a name may be in another encoding). None where it is over none of them.
+    """The bytes that `digest` is over, where the event data says them: nearly always a part of it (a
+    separator's value may be left out, a name may be in another encoding). None where it is over none of them.
 
     Only these bytes were measured: what stands beside them (a boot variable's name in older firmware, GRUB's
     prefixes) is the host's word.

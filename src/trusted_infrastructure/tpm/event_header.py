@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The frame of an event log: the header of crypto-agile logs, and the padding at the end.
 
-No digest covers the header. It only says how the rest is to be cut into events; cut wrongly, the rest does not
-replay to the PCRs that a TPM signed. So a tolerant reading of it gives nobody anything (`event_quirks`).
+No digest covers the header. It only says how the rest is to be cut into events; cut wrongly, the rest does
+not replay to the PCRs that a TPM signed. So a tolerant reading of it gives nobody anything (`event_quirks`).
 
 Source: TCG PC Client Platform Firmware Profile 1.06, 10.4.5.1 (TCG_EfiSpecIdEvent; the same in 1.03 to 1.05,
 whatever specErrata says).

@@ -11,19 +11,20 @@ from __future__ import annotations
 # no event: no PCR is extended by them, and the quote binds the digest of the log as it was sent.
 PADDING = (b"\0", b"\xff")
 
-# The header of a crypto-agile log (`event_header`). No digest covers it; it says how to cut the log into events,
-# and a log that is cut wrongly does not replay. Tolerated therefore, each with one meaning only:
-# - vendorInfo that the event's size does not count: then it follows the event, as the structure says (the way in
-#   which tpm2-tools reads it; Linux goes by the event's size and would cut the log inside of it);
+# The header of a crypto-agile log (`event_header`). No digest covers it; it says how to cut the log into
+# events, and a log that is cut wrongly does not replay. Tolerated therefore, each with one meaning only:
+# - vendorInfo that the event's size does not count: then it follows the event, as the structure says (so
+#   tpm2-tools reads it; Linux goes by the event's size and would cut the log inside of it);
 # - a header that ends before vendorInfoSize: there is none;
 # - zeros after the structure: firmware that writes an area of fixed size;
-# - the same header again between events, byte for byte, in the form of the first: firmware that appends a second
-#   copy of its log's start. It is kept as one more EV_NO_ACTION. A header that differs is an event like any
-#   other, and not of its form.
+# - the same header again between events, byte for byte, in the form of the first: firmware that appends a
+#   second copy of its log's start. It is kept as one more EV_NO_ACTION. A header that differs is an event
+#   like any other, and not of its form.
+
 # An H-CRTM event that is the first of PCR 0 in a log without StartupLocality: PCR 0 starts from 4, as the TPM
 # does (`EventLog.start_locality`). If it did not, PCR 0 does not replay.
 
-# A separator without data or with other data, whose digest is that of a separator: some firmware logs no data,
+# A separator without data or with other data, whose digest is that of a separator: some firmware logs none,
 # and a separator that reports an error may hold a description. The digest says which of the three it is.
 
 # Old shim and GRUB count the placeholder members of a C structure: up to 16 bytes follow the structure in

@@ -150,6 +150,15 @@ class PublicArea:
         """SHA-256 of TPMT_PUBLIC, lower-case hex: how the project identifies an endorsement key."""
         return hashlib.sha256(self.marshalled).hexdigest()
 
+    @property
+    def key_digest(self) -> str:
+        """SHA-256 of the key's SubjectPublicKeyInfo (DER), lower-case hex: the same for the same key, whatever
+        its public area says of it. Raises InvalidField as `public_key`."""
+        der = self.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return hashlib.sha256(der).hexdigest()
+
     def tpm2b(self) -> bytes:
         """TPM2B_PUBLIC: with the 16-bit size in front."""
         return tpm2b(self.marshalled)

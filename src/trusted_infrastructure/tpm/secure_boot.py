@@ -2,13 +2,13 @@
 """What an event log says of Secure Boot, as far as it can be believed.
 
 PCR 7 has the configuration (SecureBoot, PK, KEK, db, dbx), then a separator, then the authorities that signed
-what was started. Whoever runs after the firmware can extend PCR 7, too, and write the log: an event that looks
-like the variable SecureBoot, a second one, one behind the separator, an event with another type, or a log from
-which the separator is gone. The types of events are not measured. So:
+what was started. Whoever runs after the firmware can extend PCR 7, too, and write the log: an event that
+looks like the variable SecureBoot, a second one, one behind the separator, an event with another type, or a
+log from which the separator is gone. The types of events are not measured. So:
 
 - a variable counts where its content hashes to its digest, and it is there once;
-- the separator is the event whose digest is that of a separator, whatever the log calls it; what follows is not
-  configuration; without one nothing is known, because everything may have come later;
+- the separator is the event whose digest is that of a separator, whatever the log calls it; what follows is
+  not configuration; without one nothing is known, because everything may have come later;
 - an event before the separator that is not of the kind that belongs there makes everything unknown.
 
 The caller has found before that the log leads to the signed value of PCR 7.

@@ -10,6 +10,7 @@ Sources: TCG PC Client Platform Firmware Profile 1.06, 10.2.3 (UEFI_IMAGE_LOAD_E
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from trusted_infrastructure.tpm import event_quirks
@@ -32,6 +33,7 @@ _MAXIMUM_NAME = 512  # characters of a variable's name
 _MAXIMUM_PATH = 16 << 10
 _MAXIMUM_SIGNATURES = 16_384  # a full dbx has some hundred entries; this bounds the objects made
 _MAXIMUM_PARTITIONS = 1024  # GPTs have room for 128
+_VARIABLE_HEADER = struct.Struct("<16sQQ")  # VariableName, UnicodeNameLength, VariableDataLength
 _GPT_HEADER = 92
 _GPT_ENTRY = 128
 
@@ -126,6 +128,18 @@ def authority_variable(data: bytes) -> Variable:
 
 
 def _variable(data: bytes, spare: int) -> Variable:
+    # Most of a log are variables, and each verification reads those of PCR 1 and 7: the usual form in one go.
+    if len(data) >= _VARIABLE_HEADER.size:
+        vendor, length, size = _VARIABLE_HEADER.unpack_from(data)
+        start = _VARIABLE_HEADER.size + 2 * length
+        if length <= _MAXIMUM_NAME and start + size == len(data):
+            name = data[_VARIABLE_HEADER.size : start].decode("utf-16-le", "replace").rstrip("\0")
+            return Variable(guid(vendor), name, data[start:])
+    return _unusual_variable(data, spare)
+
+
+def _unusual_variable(data: bytes, spare: int) -> Variable:
+    """As `_variable`, with spare bytes or a refusal that names the field."""
     reader = Reader(data, "variable", order="<", code=_CODE)
     vendor = guid(reader.take(16, "VariableName"))
     name_length = reader.u64("UnicodeNameLength")

@@ -252,3 +252,20 @@ def test_extra_pcr_of_one_image_is_quoted_and_others_still_match(world: World) -
 def test_area_helper_keeps_the_key() -> None:
     host = Host()
     assert with_area(host.ak, attributes=host.ak.attributes).name == host.ak.name
+
+
+# ---- no decision without a record -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["service_disabled", "configuration_unavailable"])
+@pytest.mark.parametrize("path", [CHALLENGE, EVIDENCE])
+def test_without_a_configuration_one_record_says_so(world: World, code: str, path: str) -> None:
+    if code == "service_disabled":
+        world.change("trust_authority_cluster", "cluster", state="DISABLE")
+    else:
+        world.settings.snapshot.unlink()
+    answer = world.public.post(path, content=b"{}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, code)
+    assert [(record.code, record.host, record.address) for record in world.audit()] == [
+        (code, "", "192.0.2.7")
+    ]

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 from services.asgi_client import AsgiClient
-from services.attestation.world import CHALLENGE, EVIDENCE, GROUP, Host, World
+from services.attestation.world import CHALLENGE, EVIDENCE, GROUP, ISSUER, Host, World
 from services.side_authority import NOW, SideAuthority, forwarded
 
 from trusted_infrastructure import tokens
 from trusted_infrastructure.attestation import verifier
 from trusted_infrastructure.attestation.challenges import LIFETIME, UsedChallenges, new_state
+from trusted_infrastructure.attestation.identity_bindings import HostIdentity
 from trusted_infrastructure.attestation.service import AttestationService, management_application
 from trusted_infrastructure.attestation.state import CLOCK_STEP, State
 from trusted_infrastructure.attestation.token_keys import ROTATION
@@ -96,17 +97,39 @@ def test_result_of_a_host_over_time(world: World) -> None:
 
 def test_key_set_rotates_with_overlap(world: World) -> None:
     first = world.keys()
+    kids = list(first.keys)
+    assert len(kids) == 3
     token = msgspec.json.decode(world.attest().content)["token"]
-    world.now += ROTATION - 3600
-    assert world.keys().keys.keys() == first.keys.keys()
-    world.now += 3600
-    world.attested()
+    assert tokens.unverified_kid(token) == kids[1]
+    world.now += ROTATION - world.now % ROTATION - 1  # the last second of the period
+    assert list(world.keys().keys) == kids
+    world.now += 1
+    later = msgspec.json.decode(world.attest().content)["token"]
+    assert tokens.unverified_kid(later) == kids[2]
+    # Who has not read the key set since knows the new key, and who has still knows the old one.
+    assert tokens.verify_token(later, first.keys, GROUP, world.now).sub == "host1"
     second = world.keys()
-    assert first.keys.keys() < second.keys.keys() and len(second.keys) == 2
+    assert list(second.keys)[:2] == kids[1:]
     assert tokens.verify_token(token, second.keys, GROUP, NOW + 10).sub == "host1"
     world.now += 2 * ROTATION
-    third = world.keys()
-    assert not third.keys.keys() & first.keys.keys()
+    assert not world.keys().keys.keys() & first.keys.keys()
+
+
+def test_a_token_ends_before_its_key_leaves_the_key_set() -> None:
+    assert ROTATION >= tokens.MAX_TOKEN_LIFETIME
+
+
+def test_jwks_has_the_keys_of_the_key_set(world: World) -> None:
+    answer = world.public.get("/attestation/v1/jwks")
+    assert answer.headers["content-type"] == "application/jwk-set+json"
+    published = answer.json()
+    assert set(published) == {"keys"}
+    keys = world.keys().keys
+    assert [key["kid"] for key in published["keys"]] == list(keys)
+    for key in published["keys"]:
+        assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+        assert (key["use"], key["alg"]) == ("sig", "ES256")
+        assert tokens.thumbprint(tokens.public_key_from_jwk(key["x"], key["y"])) == key["kid"]
 
 
 def test_restart_makes_a_new_key(world: World) -> None:
@@ -321,9 +344,12 @@ def test_state_of_a_later_release_is_not_opened(tmp_path: Path) -> None:
         State(tmp_path / "state.db")
 
 
+IDENTITY = HostIdentity(principal=ISSUER, host="host1", ek_digest="ab", key_digest="cd", since=NOW)
+
+
 def test_clock_history_holds_64_bits(tmp_path: Path) -> None:
     state = State(tmp_path / "state.db")
-    state.advance_clock("ab", "host1", ClockInfo(200_000, 2**32 - 1, 2**32 - 1, True, 2**64 - 1), NOW)
+    state.advance(IDENTITY, ClockInfo(200_000, 2**32 - 1, 2**32 - 1, True, 2**64 - 1), NOW)
     record = state.clock_record("ab")
     assert record is not None
     assert (record.reset_count, record.restart_count) == (2**32 - 1, 2**32 - 1)
@@ -334,7 +360,7 @@ def test_clock_history_keeps_the_latest_and_writes_seldom(tmp_path: Path) -> Non
     state = State(tmp_path / "state.db")
 
     def kept(clock: int, reset: int = 1, safe: bool = True, firmware: int = 5) -> tuple[int, int, bool, int]:
-        state.advance_clock("ab", "host1", ClockInfo(clock, reset, 0, safe, firmware), NOW)
+        state.advance(IDENTITY, ClockInfo(clock, reset, 0, safe, firmware), NOW)
         record = state.clock_record("ab")
         assert record is not None
         return record.clock, record.reset_count, record.safe, record.firmware_version

@@ -78,7 +78,7 @@ class FakeTpm:
     ) -> SignedQuote:
         self._check()
         self.proofs += 1
-        return SignedQuote(qualify(credential_blob), b"signature", {})
+        return SignedQuote(qualify(credential_blob), b"signature", self.read_pcrs(bank, pcrs))
 
     def read_pcrs(self, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]:
         return {pcr: bytes(32) for pcr in pcrs}

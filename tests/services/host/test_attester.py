@@ -57,7 +57,25 @@ def test_the_service_sees_who_asks_and_what_was_booted(host: SoftwareHost) -> No
         [b"certificate"],
     )
     assert request.ek_public == b"ek of tpm-1"
-    assert (evidence.event_log, evidence.signature, evidence.claims) == (host.event_log, b"signature", b"{}")
+    assert (evidence.event_log, evidence.signature) == (host.event_log, b"signature")
+    # The value of every quoted PCR, so that the service can name the one that the log does not explain.
+    assert msgspec.json.decode(evidence.claims) == {"pcr_values": {str(pcr): "00" * 32 for pcr in PCRS}}
+
+
+def test_pcrs_that_move_between_reading_and_quoting_are_read_again(host: SoftwareHost) -> None:
+    readings = iter([b"1", b"2", b"3", b"3"])
+    seen: list[Evidence] = []
+    host.tpm.read_pcrs = lambda bank, pcrs: dict.fromkeys(pcrs, next(readings))  # type: ignore[method-assign]
+    host.services[0].judge = lambda _request, evidence, _expected: seen.append(evidence)
+    assert attest(host) == ("ATTESTED", None)
+    assert msgspec.json.decode(seen[0].claims) == {"pcr_values": {str(pcr): "33" for pcr in PCRS}}
+
+
+def test_pcrs_that_never_stand_still_are_reported(host: SoftwareHost) -> None:
+    readings = iter(range(256))
+    host.tpm.read_pcrs = lambda bank, pcrs: dict.fromkeys(pcrs, bytes([next(readings)]))  # type: ignore[method-assign]
+    state, reason = attest(host)
+    assert (state != "ATTESTED", reason) == (True, "tpm_pcrs_unstable")
 
 
 CHALLENGES: dict[str, tuple[Callable[[Challenge], Challenge], str]] = {

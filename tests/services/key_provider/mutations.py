@@ -31,6 +31,7 @@ from services.key_provider.harness import (
 from services.key_provider.running import PATH, Service
 
 from trusted_infrastructure import tokens
+from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
 from trusted_infrastructure.tokens import Confirmation, SealingTarget
 
@@ -185,6 +186,21 @@ def of_suite(suite: str, minimum: str) -> Callable[[Service], None]:
         service.host = Host(service.authority, suite=suite)
 
     return change
+
+
+def servers(refusal: Refusal) -> Callable[[Service], None]:
+    """All key servers say this."""
+
+    def change(service: Service) -> None:
+        for server in service.servers:
+            server.refusal = refusal
+
+    return change
+
+
+def other_key(service: Service) -> None:
+    for server in service.servers:
+        server.material = bytes(32)
 
 
 def too_often(service: Service) -> None:
@@ -485,7 +501,7 @@ OPENED: dict[str, Mutation] = {
     ),
     "no key server answers": Mutation(
         "key_server_unreachable",
-        prepare=servers(KeyServerFailure("key_server_unreachable", "down", None, None)),
+        prepare=servers(Unavailable("key_server_unreachable", "down")),
     ),
     "key server gives another key": Mutation("primary_key_mismatch", prepare=other_key),
     "object label changed": Mutation(

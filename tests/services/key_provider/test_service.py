@@ -532,7 +532,7 @@ def test_audit_head_is_signed(service: Service) -> None:
     service.released(service.host.create_body(), "create")
     answer = service.management.get("/kms/manage/v1/audit/head").json()
     claims = tokens.verify_audit_head(
-        answer["head"], service.side.certificate, "trust_authority", "key-provider-service", NOW
+        answer["signed"], service.side.certificate, "trust_authority", "key-provider-service", NOW
     )
     assert (claims.seq, claims.hash, claims.service_id) == (1, answer["hash"], SERVICE_ID)
 

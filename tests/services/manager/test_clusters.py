@@ -142,6 +142,24 @@ def test_security_generations_are_levelled(api, cluster) -> None:
     assert api.nodes.generations["ta3"] == 7
 
 
+def test_a_withdrawal_counts_above_what_any_host_had_reached(api, cluster) -> None:
+    """Otherwise a host that counted less reaches the number under which its peer judged tokens before."""
+    denial = f"/trust/clusters/{cluster}/denied-hosts"
+    body = {"host": "host1", "ek_digest": "ab" * 32}
+    api.nodes.generations = {"ta1": 3, "ta2": 7}
+    api.done("POST", f"/trust/clusters/{cluster}?action=remediate")
+    # The peer goes on counting where the other does not see it, and then does not answer.
+    api.nodes.generations = {"ta1": 7, "ta2": 7}
+    api.nodes.down = {"ta2"}
+    api.failed("POST", denial, json=body)
+    assert api.nodes.generations["ta1"] == 8
+    api.nodes.down.clear()
+    api.done("POST", f"/trust/clusters/{cluster}?action=remediate")
+    assert api.nodes.generations == {"ta1": 8, "ta2": 8}, "and once: coming back is no withdrawal"
+    api.done("POST", f"/trust/clusters/{cluster}/hosts", json={"name": "ta3"})
+    assert set(api.nodes.generations.values()) == {8}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [

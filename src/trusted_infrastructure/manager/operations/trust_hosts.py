@@ -239,11 +239,11 @@ async def look(manager: Manager, host: Host, timeout: float) -> Seen:
 def noted(manager: Manager, asked: Sequence[tuple[Host, AttestationInfo]]) -> list[AttestationInfo]:
     """The same, kept; for a host that does not answer, with since when it does not."""
     with manager.database.transaction() as connection:
-        kept = [(host, seen(info)) for host, info in asked if host.ek_digest]
+        kept = [(host, seen(info)) for host, info in asked]
         since = attestation_states.note(connection, kept, int(manager.clock()))
     return [
         msgspec.structs.replace(info, since=rfc3339(since[host.name]))
-        if info.since is None and host.name in since
+        if info.since is None
         else info
         for host, info in asked
     ]

@@ -28,9 +28,35 @@ from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier
 PATH = f"{TRUST_PATH}/clusters/{{cluster}}"
 
 # The ranges of the document (config.documents.TrustAuthorityCluster).
-TokenLifetime = Annotated[int, msgspec.Meta(ge=60, le=86400)]
+LONGEST_TOKEN = 86400
+TokenLifetime = Annotated[int, msgspec.Meta(ge=60, le=LONGEST_TOKEN)]
 GracePeriod = Annotated[int, msgspec.Meta(ge=0, le=3600)]
 CacheAge = Annotated[int, msgspec.Meta(ge=0, le=604800)]
+
+
+# A key provider looks for a new configuration this often, or with the next request (key_provider.host_state).
+SEEN_WITHIN = 2
+# An agent looks at its tokens each second, and asks for withdrawals at least this often (host.withdrawals).
+WIPED_WITHIN = 1
+LEARNT_WITHIN = 30
+
+
+class Bounds(Structure, frozen=True):
+    """For how long an earlier decision can still count, in seconds.
+
+    token_lifetime_maximum: the most that token_lifetime can be set to. withdrawn_trust: until a key provider
+    host that took a withdrawal refuses tokens that were judged before it; one that it does not reach refuses
+    them when they end. denied_host: the same, for hosts, principals and scopes that are gone or denied.
+    agent_learns: until an attested host asks whether trust was withdrawn, and then attests again within half
+    the grace period. agent_wipes: until it has forgotten its tokens and session keys after a token's end, and
+    after a refusal.
+    """
+
+    token_lifetime_maximum: int
+    withdrawn_trust: int
+    denied_host: int
+    agent_learns: int
+    agent_wipes: int
 
 
 class Info(HealthInfo, frozen=True):
@@ -40,6 +66,7 @@ class Info(HealthInfo, frozen=True):
     grace_period: int
     key_cache_max_age: int
     hpke_suite: str
+    bounds: Bounds
 
 
 class UpdateSpec(Structure, frozen=True):
@@ -91,6 +118,13 @@ async def get(context: Context, _given: ClusterInput) -> Info:
         grace_period=content.grace_period,
         key_cache_max_age=content.key_cache_max_age,
         hpke_suite=content.hpke_suite,
+        bounds=Bounds(
+            token_lifetime_maximum=LONGEST_TOKEN,
+            withdrawn_trust=content.grace_period + SEEN_WITHIN,
+            denied_host=SEEN_WITHIN,
+            agent_learns=LEARNT_WITHIN,
+            agent_wipes=WIPED_WITHIN,
+        ),
     )
 
 

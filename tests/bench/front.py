@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real service behind the real front door: `trusted-infrastructure serve attestation` as systemd starts it,
+and nginx with the template of the roles. Only what belongs to a machine is put elsewhere (`PLACES`): files,
+address and port. Limits, TLS and everything else are as deployed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from bench.site import HOST, Site
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "roles" / "service_runtime" / "templates"
+ROLE = ROOT / "roles" / "trust_authority_host"
+ADDRESS = "127.0.0.1"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Front:
+    """What runs. url: of the public server. service, proxy: process ids of parents."""
+
+    url: str
+    ca: Path
+    service: int
+    proxy: int
+
+    def workers(self) -> list[int]:
+        """Processes that answer for the service."""
+        return children(self.service) or [self.service]
+
+    def proxy_workers(self) -> list[int]:
+        """nginx's worker processes."""
+        return children(self.proxy)
+
+
+@contextlib.contextmanager
+def running(site: Site, workers: int) -> Iterator[Front]:
+    """Service and proxy for a site; both ended afterwards. Needs root, for nginx's user.
+
+    The state is in the site's folder, which should be on a disk; what belongs on tmpfs is in /dev/shm.
+    """
+    folder = site.folder
+    run = Path("/dev/shm") / f"ti-bench-{os.getpid()}"  # noqa: S108
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(mode=0o755)
+    try:
+        folder.chmod(0o755)
+        (folder / "run").symlink_to(run)
+        settings = site.write(workers=workers, lock_memory=False, socket_group=proxy_group())
+        port = free_port()
+        configuration = write_proxy(site, run, port)
+        with process(
+            [
+                *(sys.executable, "-m", "trusted_infrastructure.cli", "serve", "attestation"),
+                *("--settings", str(settings)),
+            ],
+            folder / "service.log",
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        ) as service:
+            wait_for(lambda: (run / "management.sock").exists(), service, folder / "service.log")
+            with process(
+                ["nginx", "-c", str(configuration), "-g", "daemon off;"], folder / "nginx.log"
+            ) as proxy:
+                wait_for(lambda: accepts(port), proxy, folder / "nginx.log")
+                yield Front(f"https://{HOST}:{port}", folder / "side_ca.pem", service.pid, proxy.pid)
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def write_proxy(site: Site, run: Path, port: int) -> Path:
+    """nginx.conf from the roles' template, with the places of this run; answers its path."""
+    site.side.write_leaf(site.folder, "server", "server", HOST, dns=(HOST,))
+    site.side.write_leaf(site.folder, "config-server", "configuration-service", HOST, dns=(f"config.{HOST}",))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.get_template("nginx.conf.j2").render(proxy=proxy_variables())
+    places = {
+        "/run/trusted-infrastructure/attestation/": f"{run}/",
+        "/etc/trusted-infrastructure/tls/server.": f"{site.folder}/server.",
+        "/etc/trusted-infrastructure/tls/config-server.": f"{site.folder}/config-server.",
+        "/etc/trusted-infrastructure/tls/side_ca.pem": f"{site.folder}/side_ca.pem",
+        "pid /run/nginx.pid;": f"pid {run}/nginx.pid;",
+        "error_log syslog:server=unix:/dev/log,nohostname;": f"error_log {site.folder}/nginx-error.log;",
+        "listen 443 ssl": f"listen {ADDRESS}:{port} ssl",
+    }
+    for written, place in places.items():
+        if written not in text:
+            raise ValueError(f"the template of nginx has no {written!r} any more")
+        text = text.replace(written, place)
+    text = "\n".join(line for line in text.splitlines() if "listen [::]" not in line)
+    path = site.folder / "nginx.conf"
+    path.write_text(text + "\n")
+    return path
+
+
+def proxy_variables() -> dict[str, Any]:
+    """What the role gives to the template, as far as the Attestation Service is concerned."""
+    variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["trust_authority_host_proxy"]
+
+    def ours(entries: Sequence[dict[str, str]], key: str) -> list[dict[str, str]]:
+        return [entry for entry in entries if entry[key].startswith("attestation")]
+
+    return {
+        **variables,
+        "public_name": HOST,
+        "upstreams": ours(variables["upstreams"], "name"),
+        "public": ours(variables["public"], "upstream"),
+        "management": ours(variables["management"], "upstream"),
+    }
+
+
+def proxy_group() -> str:
+    """The group of nginx's user."""
+    import grp
+
+    return grp.getgrgid(pwd.getpwnam("www-data").pw_gid).gr_name
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str], log: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended afterwards; what it prints goes to `log`."""
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+    try:
+        yield started
+    finally:
+        started.send_signal(signal.SIGTERM)
+        try:
+            started.wait(15)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def wait_for(condition: Any, started: subprocess.Popen[bytes], log: Path, seconds: float = 30) -> None:
+    """Wait for a process to be ready. Raises RuntimeError with its log when it is not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if started.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(log.read_text()[-2000:])
+        time.sleep(0.02)
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex((ADDRESS, port)) == 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((ADDRESS, 0))
+        return int(probe.getsockname()[1])
+
+
+def children(pid: int) -> list[int]:
+    """Child processes."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Processor time of processes."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """(PSS, RSS) of a process in MiB: PSS counts what it shares with others in parts."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    sizes = {line.split()[0]: int(line.split()[1]) / 1024 for line in lines[1:]}
+    return sizes["Pss:"], sizes["Rss:"]
