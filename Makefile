@@ -11,6 +11,7 @@ RELEASE ?=
 FORMAT ?= table
 ONLY ?=
 VERBOSE ?=
+FUZZ_SECONDS ?= 60
 
 # Containers, their network and the TPMs belong to root, and so does what is made on the way, build/ included.
 as_root := $(if $(filter 0,$(shell id -u)),,sudo -E $(if $(filter true,$(CI)),-n))
@@ -27,7 +28,7 @@ endif
 .PHONY: help
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: LAB=name (default lab), RELEASE=trixie (of a new lab's hosts), FORMAT=json, ONLY=gate,gate, VERBOSE=-v"
+	@echo "Variables: LAB=name (default lab), RELEASE=trixie (of a new lab's hosts), FORMAT=json, ONLY=gate,gate, FUZZ_SECONDS=60, VERBOSE=-v"
 
 .PHONY: lab
 lab: bootstrap-lab ## Make a lab of real hosts and converge it to trusted (again: no change)
@@ -53,6 +54,10 @@ lab-destroy: bootstrap-lab ## Remove everything that the lab made
 .PHONY: test
 test: bootstrap ## Run every gate and test, the scenarios on a lab of their own
 	@$(run) python tools/gates.py $(if $(ONLY),--only $(ONLY))
+
+.PHONY: fuzz
+fuzz: bootstrap ## Fuzz what reads foreign bytes; FUZZ_SECONDS for each target (default 60)
+	@$(run) env FUZZ_SECONDS='$(FUZZ_SECONDS)' pytest --color=no -o faulthandler_timeout=0 tests/fuzz
 
 .PHONY: format
 format: bootstrap ## Put the code into the form that the gates want

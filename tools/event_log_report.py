@@ -74,7 +74,7 @@ def check_capture(log: EventLog, bank: str, values: Mapping[int, bytes]) -> tupl
     explained = base_images.explained_pcrs(log, bank, values)
     for pcr in PCRS:
         reference = reference_of(pcr, values[pcr], explained, log, bank)
-        if first_deviation(pcr, reference.events or (), Observed(log, bank)) and reference.events:
+        if reference.events and first_deviation(pcr, reference, Observed(log, bank)):
             return f"FAILS in PCR {pcr}", False
     return "rules pass; no bank of base images", True
 

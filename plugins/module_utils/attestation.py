@@ -95,7 +95,9 @@ def state_of(name: str, row: dict[str, t.Any] | None) -> dict[str, t.Any]:
     }
 
 
-def with_history(client: ManagementClient, rows: list[dict[str, t.Any]], limit: int) -> list[dict[str, t.Any]]:
+def with_history(
+    client: ManagementClient, rows: list[dict[str, t.Any]], limit: int
+) -> list[dict[str, t.Any]]:
     """The rows with C(history): the states that each host was in, newest first. limit: for each host and service."""
     names = list(dict.fromkeys(row["name"] for row in rows if row["attestation"] is not None))
     past: list[dict[str, t.Any]] = []
@@ -122,20 +124,18 @@ def attest(client: ManagementClient, names: t.Sequence[str]) -> None:
         identifier = known.get(name, name if name in known.values() else "")
         if identifier:
             query = (("action", "attest"),)
-            client.call(
-                Call("POST", path("/trust/hosts/{host}/attestation", host=identifier), query=query)
-            )
+            client.call(Call("POST", path("/trust/hosts/{host}/attestation", host=identifier), query=query))
 
 
 def shortcoming(row: dict[str, t.Any], expected: Expected, now: datetime.datetime) -> tuple[str, str] | None:
     """What is not as expected, and what can be done about it; None for a host that is. now: with its time zone."""
     state, image = row["attestation"], row["base_image"]
     if state is None:
-        return f"{row['message']}", "use a name or id of a host of this manager"
+        return f"is unknown: {row['message']}", "use a name or id of a host of this manager"
     if state != expected.state:
         reason = ": ".join(str(row[key]) for key in ("reason", "message") if row[key])
-        since = f" since {row['since']}" if row["since"] else ""
-        return f"is {state}{since}" + (f": {reason}" if reason else ""), row["remedy"] or REASONS
+        since = f" (since {row['since']})" if row["since"] else ""
+        return f"is {state}" + (f": {reason}" if reason else "") + since, row["remedy"] or REASONS
     if expected.base_images and image not in expected.base_images:
         allowed = ", ".join(expected.base_images)
         return f"has the base image {image}; allowed: {allowed}", "boot the host into one that is allowed"

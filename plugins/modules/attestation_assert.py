@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: attestation_assert
 short_description: Fail unless hosts are attested
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
@@ -91,7 +91,7 @@ failures:
     - name: host1
       attestation: FAILED
       reason: base_image_mismatch
-      problem: "is FAILED since 2026-11-01T09:00:00Z: base_image_mismatch: PCR 9, event 31 is not as recorded"
+      problem: "is FAILED: base_image_mismatch: PCR 9, event 31 is not as recorded (since 2026-11-01T09:00:00Z)"
       remedy: Find out why the host boots something else.
 """
 
@@ -101,6 +101,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils import desired_state
 from ansible_collections.trusted.infrastructure.plugins.module_utils.attestation import (
     Expected,
     attest,
@@ -109,10 +110,6 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.attestation
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
-)
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
-    UNKNOWN_ANSWER,
-    client_of,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     ApiError,
@@ -126,7 +123,7 @@ Rows: t.TypeAlias = "list[dict[str, t.Any]]"
 
 def failures_of(rows: Rows, expected: Expected) -> Rows:
     """The hosts that are not as expected."""
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     found = [(row, shortcoming(row, expected, now)) for row in rows]
     return [
         {
@@ -159,7 +156,7 @@ def look(
 
 def summary(rows: Rows, failures: Rows) -> str:
     """What a pipeline prints."""
-    each = "; ".join(f"{one['name']} {one['problem']} ({one['remedy']})" for one in failures)
+    each = "; ".join(f"{one['name']} {one['problem']} [{one['remedy']}]" for one in failures)
     return f"{len(failures)} of {len(rows)} hosts are not as expected: {each}"
 
 
@@ -187,11 +184,11 @@ def main() -> t.NoReturn:
     )
     again = given["attest"] and not module.check_mode
     try:
-        with client_of(module) as client:
+        with desired_state.client_of(module) as client:
             rows, failures = look(client, given["hosts"], expected, again, given["wait_timeout"])
     except ApiError as error:
         module.fail_json(msg=str(error), hosts=[], failures=[])
-    except UNKNOWN_ANSWER as error:
+    except desired_state.UNKNOWN_ANSWER as error:
         name = type(error).__name__
         module.fail_json(msg=f"the manager's answer is not understood ({name})", hosts=[], failures=[])
     if not rows:

@@ -32,12 +32,10 @@ options:
     description: Whether to read the states that each host was in, too.
     type: bool
     default: false
-    version_added: 0.2.0
   history_limit:
     description: How many states of each host to read, the newest ones; on the Trust Authority side, of each service. 1 to 100.
     type: int
     default: 20
-    version_added: 0.2.0
 """
 
 EXAMPLES = r"""
@@ -59,9 +57,9 @@ EXAMPLES = r"""
 RETURN = r"""
 hosts:
   description:
-    - State of each host. RV(hosts[].services) has what each Attestation Service says; RV(hosts[].history) the states before,
+    - State of each host. C(services) has what each Attestation Service says; C(history) the states before,
       newest first, where O(history) asks for them.
-    - Times are in RFC 3339. RV(hosts[].base_image_state) is V(STAGED) where the base image is not in general use yet.
+    - Times are in RFC 3339. C(base_image_state) is V(STAGED) where the base image is not in general use yet.
   type: list
   elements: dict
   returned: always

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: events_info
 short_description: Read what happened
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:

@@ -3,8 +3,8 @@
 
     python -m bench [--quick] [--record]
 
---quick: a few seconds, to see that it works; its figures mean nothing. --record: also put table and plots into
-docs/performance/, for a commit.
+--quick: a few seconds, to see that it works; its figures mean nothing. --record: also put table and plots
+into docs/performance/, for a commit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real service behind the real front door: `trusted-infrastructure serve attestation` as systemd starts it,
-and nginx with the template of the roles. Only what belongs to a machine is put elsewhere (`PLACES`): files,
-address and port. Limits, TLS and everything else are as deployed.
+"""The real service behind the real front door: `trusted-infrastructure serve attestation` as systemd starts
+it, and nginx with the template of the roles. Only what belongs to a machine is put elsewhere (`write_proxy`):
+files, address and port. Limits, TLS and everything else are as deployed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def running(site: Site, workers: int) -> Iterator[Front]:
     The state is in the site's folder, which should be on a disk; what belongs on tmpfs is in /dev/shm.
     """
     folder = site.folder
-    run = Path("/dev/shm") / f"ti-bench-{os.getpid()}"  # noqa: S108
+    run = Path("/dev/shm") / f"ti-bench-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(mode=0o755)
     try:

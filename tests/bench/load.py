@@ -5,8 +5,8 @@ It does the host's part in full (open the credential, quote, encode 45 kB), so i
 of the answer: it runs beside the service, on the same cores.
 
 nginx limits requests and connections for each address, and the load stays within that: each connection has an
-address of its own in 127.0.1.0/24, as hosts have. The service limits attestations for each endorsement key; so
-there are many hosts, each with a key of its own.
+address of its own in 127.0.1.0/24, as hosts have. The service limits attestations for each endorsement key:
+so there are many hosts, each with a key of its own.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ CHALLENGE, EVIDENCE = "/attestation/v1/challenge", "/attestation/v1/evidence"
 
 
 class Result(msgspec.Struct):
-    """What came of it. seconds: of the measured time. latencies: of each attestation, both requests without the
-    host's own work between them (seconds). cpu: processor time of the generator. refused: code -> count."""
+    """What came of it. seconds: of the measured time. latencies: of each attestation, both requests without
+    the host's own work between them (seconds). cpu: processor time of the generator. refused: code -> count.
+    """
 
     attestations: int = 0
     seconds: float = 0.0

@@ -70,7 +70,8 @@ _HEAD = f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT
 <title>{{title}}</title>
 <style>
 .ground {{{{ fill: #ffffff }}}} .grid {{{{ stroke: #d5dbe3 }}}}
-.label {{{{ font: 12px sans-serif; fill: #4a5568 }}}} .title {{{{ font: bold 14px sans-serif; fill: #1a202c }}}}
+.label {{{{ font: 12px sans-serif; fill: #4a5568 }}}}
+.title {{{{ font: bold 14px sans-serif; fill: #1a202c }}}}
 .line {{{{ fill: none; stroke: #2463a8; stroke-width: 2 }}}} .dot {{{{ fill: #2463a8 }}}}
 @media (prefers-color-scheme: dark) {{{{
 .ground {{{{ fill: #14181f }}}} .grid {{{{ stroke: #333c48 }}}} .label {{{{ fill: #a8b3c2 }}}}

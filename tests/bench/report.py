@@ -10,9 +10,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value. ratio_to_raw: how many raw P-256 verifications (of the same run) it stands for: a rate
-    as a part of the raw rate, a time as a number of verifications; None where that means nothing. wanted: what
-    it should reach, in words."""
+    """One measured value. ratio_to_raw: by the raw P-256 verifications of the same run: a rate as a part of
+    their rate, a time as the number of them that fit; None where that means nothing. wanted: what it should
+    reach, in words."""
 
     name: str
     value: float

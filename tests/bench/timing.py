@@ -17,7 +17,7 @@ ROUNDS = 3
 
 
 def rate(work: Callable[[], object], seconds: float) -> float:
-    """How often `work` is done in a second of processor time: the median of ROUNDS, in `seconds` altogether."""
+    """How often `work` is done in a second of processor time: the median of ROUNDS, `seconds` in all."""
     work()
     gc.collect()
     return statistics.median(_round(work, seconds / ROUNDS) for _number in range(ROUNDS))

@@ -72,8 +72,9 @@ class Verification:
 
     def verify_stranger(self) -> AttestationResult:
         """`verify` when nothing of this host was verified before in this configuration."""
-        self.configuration.assertions._entries.clear()
-        self.configuration.endorsement_policy._endorsed._entries.clear()
+        self.configuration.assertions.clear()
+        self.configuration.endorsement_policy._endorsed.clear()
+        self.configuration._areas.clear()
         return self.verify()
 
     def attest(self) -> bytes:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from contract.managed_site import Site, open_site
 from services.manager.harness import Side
 from services.manager.material import Issuer
 
+from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_endorsement_key_replace import key_digest
 from trusted_infrastructure import sealing
 
 CLUSTER = "authority"
@@ -241,7 +243,7 @@ def replaced_tpms(site: Site) -> None:
     bound = {"host1": EK}
     answers = site.api.nodes.answers
 
-    def identities(_host: str) -> dict[str, Any]:
+    def identities(service: str) -> dict[str, Any]:
         found = [
             {
                 "principal": issuer,
@@ -252,10 +254,13 @@ def replaced_tpms(site: Site) -> None:
             }
             for host, key in bound.items()
         ]
-        return {"service": "attestation@ta1", "identities": found}
+        return {"service": f"attestation@{service}", "identities": found}
 
     path = f"/attestation/manage/v1/hosts/host1/release?principal={quote(issuer, safe='')}"
     answers["GET", "/attestation/manage/v1/identities?host=host1"] = identities
+    answers["GET", "/attestation/manage/v1/identities"] = identities
+    found = site.ok("host_identity_info", cluster=CLUSTER, hosts=["host1"])["host_identities"]
+    assert [row["service"] for row in found] == ["attestation@ta1", "attestation@ta2"]
     answers["POST", path] = lambda _host: {"changed": bound.pop("host1", None) is not None}
     clock = f"/attestation/manage/v1/endorsement-keys/{DIGEST}/accept-clock"
     answers["POST", clock] = lambda _host: {"changed": True}
@@ -264,6 +269,10 @@ def replaced_tpms(site: Site) -> None:
     wanted = {"cluster": CLUSTER, "host": "host1"}
     site.stays("tpm2_endorsement_key_replace", **wanted, public_key=EK.public_pem)
     assert site.ok("tpm2_endorsement_key_replace", **wanted, accept_clock=True)["changed"]
+    # No vendor's CA is registered: the server refuses the certificate, and the host keeps its key.
+    message = site.refused("tpm2_endorsement_key_replace", **wanted, certificate=OTHER.pem)
+    assert "put back" in message
+    site.stays("tpm2_endorsement_key_replace", **wanted, public_key=EK.public_pem)
     site.converges("tpm2_endorsement_key_replace", **wanted, public_key=OTHER.public_pem)
     site.stays("tpm2_endorsement_key", cluster=CLUSTER, name="host1", public_key=OTHER.public_pem)
     answers["GET", "/attestation/manage/v1/identities?host=host2"] = identities
@@ -436,6 +445,25 @@ def services(site: Site) -> None:
     assert site.ok("trust_authority_host_info", clusters=["unknown"])["trust_authority_hosts"] == []
 
 
+def audit_logs(site: Site) -> None:
+    authority(site)
+    head = {"chain": "ab" * 16, "seq": 7, "hash": DIGEST}
+    said: dict[str, Any] = {"intact": True, "records": 7, "first": 1, "head": head}
+    for service in ("attestation", "kms"):
+        base = f"/{service}/manage/v1/audit"
+        site.api.nodes.answers["GET", f"{base}/peer-heads"] = lambda _host: {"peers": {}}
+        site.api.nodes.answers["POST", f"{base}/verify"] = lambda _body: said
+    logs = site.ok("audit_log_info", cluster=CLUSTER)["audit_logs"]
+    assert [(log["host"], log["intact"]) for log in logs] == [("ta1", True)] * 2 + [("ta2", True)] * 2
+    assert site.ok("audit_log_info", cluster=CLUSTER, verify=False)["audit_logs"] == []
+    assert "kept elsewhere" in site.refused("audit_log_assert", cluster=CLUSTER)
+    site.ok("audit_log_assert", cluster=CLUSTER, kept_elsewhere=False)
+    said |= {"intact": False, "reason": "the line is not an audit record", "record": 3}
+    assert "broken at record 3" in site.refused("audit_log_assert", cluster=CLUSTER)
+    site.api.nodes.down.add("ta2")
+    assert "cannot be checked" in site.refused("audit_log_assert", cluster=CLUSTER)
+
+
 def registrations(site: Site) -> None:
     for kind in ("attestation_service", "kms_service"):
         site.converges(kind, **SERVICE)
@@ -526,12 +554,57 @@ def agents(site: Site) -> None:
         ("host2", "unreachable"),
         ("host9", "host_unknown"),
     ]
+    (past,) = site.ok("attestation_info", hosts=["host1"], history=True)["hosts"]
+    assert [one["attestation"] for one in past["history"]] == ["ATTESTED"]
+    asserted(site)
     assert site.ok("key_check_info", host="host1")["key_check"]["result"] == "OK"
     assert site.ok("key_check_info", host="host1", provider="denied")["key_check"]["result"] == "denied"
     version = {"host": "host1", "version": "2026.11"}
     assert site.ok("host_base_image_info", **version)["base_image"] == {"image_version": "2026.11"}
     named = site.ok("host_base_image_info", **version, display_name="Host one")
     assert named["base_image"] == {"display_name": "Host one"}
+
+
+def asserted(site: Site) -> None:
+    """What pipelines ask: host1 is attested with 2026.11, host2 does not answer."""
+    site.ok("attestation_assert", hosts=["host1"], base_images=["2026.11"])
+    assert "host2 is UNREACHABLE" in site.refused("attestation_assert")
+    site.ok("attestation_assert", hosts=["host2"], state="UNREACHABLE")
+    asked = {"hosts": ["host1"], "base_images": ["2026.12"]}
+    answer = site.api.nodes.answers["GET", "/agent/manage/v1/status"]
+    attested = {"state": "ATTESTED", "attestations": [], "base_image": "2026.12"}
+
+    def attest(_host: str) -> dict[str, Any]:
+        site.api.nodes.answers["GET", "/agent/manage/v1/status"] = lambda _host: attested
+        return attested
+
+    site.api.nodes.answers["POST", "/agent/manage/v1/attest"] = attest
+    assert site.run("attestation_assert", check=True, attest=True, **asked)["failed"]
+    site.ok("attestation_assert", attest=True, **asked)
+    site.api.nodes.answers["GET", "/agent/manage/v1/status"] = answer
+    found = site.ok("events_info", hosts=["host1"], after=0)
+    assert [event["type"].rpartition(".")[2] for event in found["events"]] == ["TaHostAttestPassEvent"] * 2
+    assert site.ok("events_info", after=found["last"] + 100)["events"] == []
+
+
+def judged(site: Site) -> None:
+    """What the services of a Trust Authority Cluster say of hosts."""
+    authority(site)
+    row = {"principal": "p", "host": "host1", "state": "FAILED", "since": 1, "reason": "ek_weak"}
+    answers = site.api.nodes.answers
+    answers["GET", "/attestation/manage/v1/hosts"] = lambda host: {
+        "service": f"attestation@{host}",
+        "hosts": [{**row, "last": 2}],
+    }
+    answers["GET", "/attestation/manage/v1/hosts/host1/history?limit=20"] = lambda host: {
+        "service": f"attestation@{host}",
+        "history": [{**row, "sequence": 1}],
+    }
+    (found,) = site.ok("attestation_info", history=True)["hosts"]
+    assert (found["name"], found["attestation"], found["principal"]) == ("host1", "FAILED", "p")
+    assert [one["service"] for one in found["services"]] == ["attestation@ta1", "attestation@ta2"]
+    assert [one["reason"] for one in found["history"]] == ["ek_weak", "ek_weak"]
+    assert "host1 is FAILED" in site.refused("attestation_assert", hosts=["host1"])
 
 
 def principal(site: Site) -> None:
@@ -549,6 +622,7 @@ SCENARIOS = {
     "vendors": Scenario("trust_authority", vendors),
     "endorsement keys": Scenario("trust_authority", endorsement_keys),
     "replaced TPMs": Scenario("trust_authority", replaced_tpms),
+    "audit logs": Scenario("trust_authority", audit_logs),
     "TPM settings": Scenario("trust_authority", tpm_settings),
     "base images": Scenario("trust_authority", base_images),
     "key providers": Scenario("trust_authority", key_providers),
@@ -558,5 +632,6 @@ SCENARIOS = {
     "trusted clusters": Scenario("workload", trusted_clusters),
     "providers of hosts": Scenario("workload", providers_of_hosts),
     "agents": Scenario("workload", agents),
+    "judged hosts": Scenario("trust_authority", judged),
     "principal": Scenario("workload", principal),
 }

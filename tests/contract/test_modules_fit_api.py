@@ -84,6 +84,7 @@ ON_NOTHING: dict[str, tuple[Side, dict[str, Any]]] = {
     "denied_host": ("trust_authority", {"host": "x", "ek_digest": "ab" * 32}),
     "tpm2_ca_certificate": ("trust_authority", {"cert_chain": CHAIN}),
     "tpm2_endorsement_key": ("trust_authority", {"public_key": VENDOR.public_pem}),
+    "tpm2_endorsement_key_replace": ("trust_authority", {"host": "x", "public_key": VENDOR.public_pem}),
     "tpm2_settings": ("trust_authority", {"require_endorsement_keys": True}),
     "key_provider": (
         "trust_authority",

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fuzz one target, guided by the coverage of our own code: libFuzzer, by way of atheris.
+"""Fuzz targets, guided by the coverage of our own code: libFuzzer, by way of atheris.
 
-    python tests/fuzz/guided.py TARGET SECONDS FOLDER [SEED]
+    python tests/fuzz/guided.py FOLDER SECONDS SEED TARGET...
 
-FOLDER/corpus keeps what was found and is begun with the target's seeds; FOLDER/found has the input that broke
-it. Exit code 0: nothing was found. The last lines say how many inputs there were.
+SECONDS are for each target; SEED 0 is another one each time. FOLDER/TARGET/corpus keeps what was found and is
+begun with the target's seeds, .../found has the input that broke it, .../log what libFuzzer says, .../status
+the exit code. Targets run in processes of their own, one for each core, forked when all is loaded: loading
+takes longer than a short run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import atheris
@@ -22,33 +26,57 @@ with atheris.instrument_imports(include=["trusted_infrastructure"]):
     from fuzz import limits, targets
 
 
-def main() -> None:
-    name, seconds, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    seed = sys.argv[4:5]
+def fuzz(name: str, folder: Path, seconds: str, seed: str) -> None:
+    """Fuzz one target; ends the process."""
     corpus, found = folder / "corpus", folder / "found"
     for made in (corpus, found):
         made.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     target = targets.TARGETS[name]
     for data in target.seeds():
-        (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data[: target.largest])
+        (corpus / hashlib.sha256(data).hexdigest()).write_bytes(data[: target.largest])
         targets.run(name, data)  # what is made once is made now, and does not count
 
     def one(data: bytes) -> None:
-        limits.measured(lambda: targets.run(name, data))
+        try:
+            limits.measured(lambda: targets.run(name, data))
+        except BaseException:
+            (found / hashlib.sha256(data).hexdigest()).write_bytes(data)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
 
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={target.largest}",
+        f"-seed={seed}",
         "-timeout=20",
         "-rss_limit_mb=1024",
         "-print_final_stats=1",
         "-verbosity=0",
         f"-artifact_prefix={found}/",
-        *(f"-seed={value}" for value in seed),
         str(corpus),
     ]
     atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()
+
+
+def main() -> None:
+    folder, seconds, seed, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
+    waiting, running = list(names), dict[int, str]()
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            name = waiting.pop(0)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            process = os.fork()
+            if process == 0:
+                fuzz(name, folder / name, seconds, seed)
+            running[process] = name
+        process, status = os.wait()
+        name = running.pop(process)
+        (folder / name / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
-from cryptography.hazmat.primitives import hashes
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from services.attestation.world import GROUP, ISSUER
@@ -15,7 +16,7 @@ from services.key_provider.harness import NOW, Authority, Host
 from services.side_authority import SideAuthority
 
 from trusted_infrastructure import tokens
-from trusted_infrastructure.identity import load_key
+from trusted_infrastructure.identity import load_key, verify_leaf
 
 _AUTHORITY = Authority()
 _HOST = Host(_AUTHORITY)
@@ -63,6 +64,15 @@ def key_set(data: bytes) -> None:
     arguments = (_SIDE.certificate, "trust_authority", "attestation-service")
     found = tokens.verify_key_set(text, *arguments, {"ta1"}, NOW)
     assert found.service_id == "attestation@ta1" and found.keys
+
+
+def verify_identity(pem: str) -> None:
+    verify_leaf(pem, _SIDE.certificate, "trust_authority", "attestation-service", NOW)
+
+
+def identity_seeds() -> list[bytes]:
+    leaf = x509.load_pem_x509_certificate(_LEAF.encode())
+    return [_LEAF.encode(), leaf.public_bytes(serialization.Encoding.DER)]
 
 
 def token_seeds() -> list[bytes]:

@@ -135,6 +135,12 @@ def revocation_list(data: bytes) -> None:
     parse_revocation_list(armoured(data, "X509 CRL"))
 
 
+def identity_leaf(data: bytes) -> None:
+    """A certificate of our own parts, as nginx hands it on."""
+    text = data.decode("latin-1") if data.startswith(b"--") else armoured(data, "CERTIFICATE")
+    signed.verify_identity(text)
+
+
 def armoured(data: bytes, label: str) -> str:
     import base64
 
@@ -221,6 +227,7 @@ TARGETS: dict[str, Target] = {
     ),
     "certificate": Target(certificate, certificates, 16 * KB),
     "authority": Target(authority, certificates, 16 * KB),
+    "identity_leaf": Target(identity_leaf, signed.identity_seeds, 8 * KB),
     "revocation_list": Target(revocation_list, lambda: parts.REVOCATION_LISTS, 16 * KB),
     "document": Target(document, services_under_test.document_texts, 32 * KB),
     "base_image": Target(base_image, services_under_test.image_texts, 32 * KB),

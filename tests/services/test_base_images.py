@@ -15,7 +15,7 @@ from trusted_infrastructure import base_images
 from trusted_infrastructure.config.documents import BaseImage, content_of, typed
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm import event_types as types
-from trusted_infrastructure.tpm.event_log import EventLog, initial_value, parse_event_log, replay
+from trusted_infrastructure.tpm.event_log import EventLog, initial_value, parse_event_log
 
 Boot = list[tuple[int, int, bytes]]
 OTHER_BOOT_ORDER = variable("BootOrder", b"\2\0\1\0")

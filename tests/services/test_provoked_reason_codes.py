@@ -24,6 +24,13 @@ ELSEWHERE = {
     "peer_answer_invalid": "test_transport_clients.py",
     "peer_unreachable": "test_transport_clients.py",
     "state_unusable": "key_provider/test_state.py",
+    "token_expired": "attestation/test_host_results.py",
+    "token_keys_outdated": "key_provider/test_oversight.py",
+    "configuration_stale": "attestation/test_oversight.py",
+    "clock_off_peers": "attestation/test_oversight.py",
+    "clock_went_back": "attestation/test_oversight.py",
+    "clock_unsynchronized": "test_clock_guard.py",
+    "audit_head_invalid": "peers/test_commands.py",
 }
 
 

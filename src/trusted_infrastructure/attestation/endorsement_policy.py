@@ -114,7 +114,8 @@ class EndorsementPolicy:
         if self._settings.require_certificate_validation:
             moment = datetime.fromtimestamp(now, UTC)
             endorsement = verify_endorsement(ek, certificates, self._authorities, moment)
-            boundaries += [at.timestamp() for at in (*endorsement.boundaries, *self._list_boundaries)]
+            # The last second of a certificate or list still counts: what was accepted in it ends with it.
+            boundaries += [at.timestamp() + 1 for at in (*endorsement.boundaries, *self._list_boundaries)]
         self._endorsed.put(known, True, now, boundaries)
 
 

@@ -84,6 +84,16 @@ def check_identity(identity: HostIdentity, bound: HostIdentity | None, owner: Ho
         )
 
 
+def is_bound(database: sqlite3.Connection, identity: HostIdentity) -> bool:
+    """Whether just this is known: then `bind` would change nothing (a key has one host)."""
+    where = (identity.principal, identity.host, identity.ek_digest, identity.key_digest)
+    found = database.execute(
+        "SELECT 1 FROM host_identities WHERE principal = ? AND host = ? AND ek_digest = ? AND key_digest = ?",
+        where,
+    )
+    return found.fetchone() is not None
+
+
 def bind(database: sqlite3.Connection, identity: HostIdentity) -> None:
     """Check an identity, and keep it where it is new. Raises Refusal `ek_other_host`, `ek_changed`."""
     bound = identity_of(database, identity.principal, identity.host)

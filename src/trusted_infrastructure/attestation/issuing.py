@@ -105,7 +105,8 @@ class Issuer:
         request, attempt.assertion = verifier.identify(body, configuration, now)
         self._limit.take(attempt.assertion.ek_digest)
         host = verifier.admit(request, attempt.assertion, configuration, now)
-        state = challenges.new_state(body, PURPOSE_TOKEN, self._service_id, host.bank, host.pcrs, now)
+        wanted = host.allowed
+        state = challenges.new_state(body, PURPOSE_TOKEN, self._service_id, wanted.bank, wanted.pcrs, now)
         credential_blob, encrypted_secret = make_credential(host.ek, host.ak.name, state.secret)
         return Challenge(
             challenge=self._envelope.close(state),

@@ -68,6 +68,13 @@ class State:
         Unavailable `state_unavailable`.
         """
         ek_digest = identity.ek_digest
+        # Nearly always nothing is new: then no process waits for another's write lock.
+        with self._reading():
+            known = self._clock_record(ek_digest)
+            if known is not None and identity_bindings.is_bound(self._database, identity):
+                check_clock(clock, known)
+                if _same_boot(clock, known):
+                    return
         with self._transaction():
             identity_bindings.bind(self._database, identity)
             before = self._clock_record(ek_digest)

@@ -40,7 +40,7 @@ import msgspec
 from trusted_infrastructure import base_images, sealing
 from trusted_infrastructure.attestation.challenges import ChallengeState
 from trusted_infrastructure.attestation.endorsement_policy import EndorsementPolicy
-from trusted_infrastructure.attestation.verified import Verified, key_of
+from trusted_infrastructure.attestation.verified import BoundedMemory, Verified, key_of
 from trusted_infrastructure.config.documents import (
     BaseImage,
     ConsumerPrincipal,
@@ -88,6 +88,16 @@ class DeniedHosts:
 
 
 @dataclass(frozen=True)
+class AllowedImages:
+    """The base images that a scope may use, and what to quote for them."""
+
+    images: Sequence[BaseImage]
+    exact: base_images.ExactPcrs
+    bank: str
+    pcrs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Configuration:
     """One state of the configuration, prepared for judging. Make one for each snapshot."""
 
@@ -97,18 +107,37 @@ class Configuration:
     endorsement_policy: EndorsementPolicy
     denied: DeniedHosts
     assertions: Verified[AssertionClaims] = field(default_factory=Verified)
+    _areas: BoundedMemory[tuple[str, bytes], PublicArea] = field(default_factory=BoundedMemory)
+    _images: dict[str, AllowedImages] = field(default_factory=dict)
+
+    def public_area(self, data: bytes, structure: str) -> PublicArea:
+        """A public area, read once: which key it is, and no judgement of it. Raises InvalidField."""
+        area = self._areas.get((structure, data))
+        if area is None:
+            area = self._areas.put((structure, data), parse_tpm2b_public(data, structure))
+        return area
+
+    def images(self, name: str, scope: Scope) -> AllowedImages:
+        """The base images of a scope, chosen once. Raises Refusal `no_base_image`."""
+        allowed = self._images.get(name)
+        if allowed is None:
+            images = base_images.images_for(
+                self.snapshot.documents("base_image", BaseImage), scope.base_images
+            )
+            bank, pcrs = base_images.quote_selection(images)
+            exact = base_images.ExactPcrs(images)
+            allowed = self._images[name] = AllowedImages(images, exact, bank, pcrs)
+        return allowed
 
 
 @dataclass(frozen=True)
 class AdmittedHost:
-    """A host that may be challenged. bank, pcrs: what its quote must have."""
+    """A host that may be challenged. allowed: what its quote must have, and may show."""
 
     assertion: AssertionClaims
     ek: PublicArea
     ak: PublicArea
-    images: Sequence[BaseImage]
-    bank: str
-    pcrs: tuple[int, ...]
+    allowed: AllowedImages
 
 
 @dataclass(frozen=True)
@@ -190,15 +219,14 @@ def admit(
     # 3.1.4
     check_denied(configuration.denied, assertion)
     # 3.1.5
-    ek = parse_tpm2b_public(request.ek_public, "ek_public")
+    ek = configuration.public_area(request.ek_public, "ek_public")
     configuration.endorsement_policy.check(ek, assertion.ek_digest, request.ek_certificates, now)
     # 3.1.6 Without this, a key that signs anything could sign a quote that no TPM made.
-    ak = parse_tpm2b_public(request.ak_public, "ak_public")
+    ak = configuration.public_area(request.ak_public, "ak_public")
     keys.check_attestation_key(ak)
     # 3.1.7
-    images = base_images.images_for(snapshot.documents("base_image", BaseImage), scope.base_images)
-    bank, pcrs = base_images.quote_selection(images)
-    return AdmittedHost(assertion, ek, ak, images, bank, pcrs)
+    allowed = configuration.images(assertion.scope, scope)
+    return AdmittedHost(assertion, ek, ak, allowed)
 
 
 def check_denied(denied: DeniedHosts, assertion: AssertionClaims) -> None:
@@ -230,7 +258,8 @@ def verify(state: ChallengeState, evidence: Evidence, host: AdmittedHost, minimu
     claimed = _claims(evidence).pcr_values
     values = _values(claimed, log, state.bank, state.pcrs)
     _check_pcr_digest(attested, host.ak, state.pcrs, values, bool(claimed))  # 3.4.6
-    image = base_images.appraise(host.images, state.bank, values, log)  # 3.4.8
+    images = host.allowed
+    image = base_images.appraise(images.images, state.bank, values, log, images.exact)  # 3.4.8
     return Appraisal(host, image, attested.clock)
 
 

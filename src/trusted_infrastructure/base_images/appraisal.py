@@ -7,11 +7,13 @@ full, to find the closest and to name what differs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from trusted_infrastructure.base_images import wording
 from trusted_infrastructure.base_images.capturing import explained_pcrs
+from trusted_infrastructure.base_images.exact import ExactPcrs
 from trusted_infrastructure.base_images.observed import Observed
 from trusted_infrastructure.base_images.rules import BANKS, REQUIRED_PCRS, first_deviation
 from trusted_infrastructure.config.documents import BaseImage, ReferencePcr
@@ -27,11 +29,11 @@ _BEFORE_ALL = -1
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Where evidence leaves an image. order: position in the boot, for choosing the first one to report.
-    equal: events of the PCR that were right before it."""
+    text: says it, asked only of the one that is reported. equal: events of the PCR that were right before."""
 
     pcr: int
     order: int
-    text: str
+    text: Callable[[], str]
     code: str = "base_image_mismatch"
     equal: int = 0
 
@@ -51,6 +53,7 @@ class _Evidence:
     values: Mapping[int, bytes]
     explained: frozenset[int]
     observed: Observed
+    exact: ExactPcrs | None = None
 
 
 def images_for(images: Mapping[str, BaseImage], allowed: Collection[str]) -> list[BaseImage]:
@@ -79,19 +82,24 @@ def quote_selection(images: Collection[BaseImage]) -> tuple[str, tuple[int, ...]
 
 
 def appraise(
-    images: Collection[BaseImage], bank: str, values: Mapping[int, bytes], log: EventLog
+    images: Collection[BaseImage],
+    bank: str,
+    values: Mapping[int, bytes],
+    log: EventLog,
+    exact: ExactPcrs | None = None,
 ) -> BaseImage:
     """The image that the evidence matches: an active one before a staged one (`BaseImage.state` says which).
 
     values: PCR -> signed value, for all PCRs that were quoted. log: the event log, as parsed; it is replayed
-    here. Raises Refusal `base_image_mismatch` (the first differing event of the closest image),
+    here. exact: of these images, made beforehand, for speed.
+    Raises Refusal `base_image_mismatch` (the first differing event of the closest image),
     `base_image_retired` (only a retired image matches), `event_log_replay` (the log does not explain a PCR
     that it must), `no_base_image`.
     """
     candidates = [image for image in images if image.bank == bank]
     if not candidates:
         raise Refusal("no_base_image", f"the scope of this host has no base image of bank {bank}")
-    evidence = _Evidence(values, explained_pcrs(log, bank, values), Observed(log, bank))
+    evidence = _Evidence(values, explained_pcrs(log, bank, values), Observed(log, bank), exact)
     accepted = sorted((image for image in candidates if image.state in _ORDER), key=_order)
     for image in accepted:
         if _matches(image, evidence):
@@ -110,12 +118,24 @@ def _order(image: BaseImage) -> int:
 def _matches(image: BaseImage, evidence: _Evidence) -> bool:
     if not _REQUIRED <= image.pcrs.keys():
         return False
-    return all(_difference(int(name), reference, evidence) is None for name, reference in image.pcrs.items())
+    return all(_pcr_matches(int(name), reference, evidence) for name, reference in image.pcrs.items())
+
+
+def _pcr_matches(pcr: int, reference: ReferencePcr, evidence: _Evidence) -> bool:
+    if evidence.exact is not None and pcr in evidence.explained:
+        matches = evidence.exact.matches(pcr, reference, evidence.values[pcr], evidence.observed)
+        if matches is False:
+            return False
+        if matches and reference.secure_boot is None:
+            return True
+        if matches:
+            return evidence.observed.secure_boot().enabled is reference.secure_boot
+    return _difference(pcr, reference, evidence) is None
 
 
 def _compare(image: BaseImage, evidence: _Evidence) -> _Comparison:
     differences = [
-        Difference(pcr, _BEFORE_ALL, f"the image does not cover PCR {pcr}, which every image must")
+        Difference(pcr, _BEFORE_ALL, _plain(f"the image does not cover PCR {pcr}, which every image must"))
         for pcr in REQUIRED_PCRS
         if str(pcr) not in image.pcrs
     ]
@@ -137,29 +157,42 @@ def _difference(pcr: int, reference: ReferencePcr, evidence: _Evidence) -> Diffe
     after_all = len(log.events)
     found = evidence.values.get(pcr)
     if found is None:
-        return Difference(pcr, after_all, f"PCR {pcr} was not quoted")
+        return Difference(pcr, after_all, _plain(f"PCR {pcr} was not quoted"))
     if (reference.value is None) == (reference.events is None):
-        return Difference(pcr, _BEFORE_ALL, f"PCR {pcr} of the image has not exactly one of value and events")
+        return Difference(
+            pcr, _BEFORE_ALL, _plain(f"PCR {pcr} of the image: not exactly one of value, events")
+        )
     events = log.events_of(pcr)
     if reference.events is None:
         if found.hex() == reference.value:
             return None
         order = events[0].index if events else after_all
-        if events and pcr in evidence.explained and reference.value == initial_value(pcr, bank).hex():
-            text = f"{wording.label(events[0], bank)}: expected no event in PCR {pcr}"
-            return Difference(pcr, order, f"{text}, found digest {events[0].digests[bank].hex()}")
-        return Difference(pcr, order, f"PCR {pcr}: expected value {reference.value}, found {found.hex()}")
+        return Difference(pcr, order, partial(_value_text, pcr, reference.value or "", evidence))
     if pcr not in evidence.explained:
         replayed = log.value_of(pcr, bank).hex()
         text = f"PCR {pcr}: the event log leads to {replayed}, but the TPM signed {found.hex()}"
-        return Difference(pcr, _BEFORE_ALL, text, "event_log_replay")
-    deviation = first_deviation(pcr, reference.events, evidence.observed)
+        return Difference(pcr, _BEFORE_ALL, _plain(text), "event_log_replay")
+    deviation = first_deviation(pcr, reference, evidence.observed)
     if deviation is not None:
         order = after_all if deviation.found is None else deviation.found.index
-        return Difference(pcr, order, wording.deviation(pcr, deviation, log, bank), equal=deviation.equal)
+        text_of = partial(wording.deviation, pcr, deviation, evidence.observed)
+        return Difference(pcr, order, text_of, equal=deviation.equal)
     if reference.secure_boot is not None:
         return _secure_boot_difference(reference.secure_boot, evidence.observed)
     return None
+
+
+def _plain(text: str) -> Callable[[], str]:
+    return lambda: text
+
+
+def _value_text(pcr: int, expected: str, evidence: _Evidence) -> str:
+    log, bank = evidence.observed.log, evidence.observed.bank
+    events = log.events_of(pcr)
+    if events and pcr in evidence.explained and expected == initial_value(pcr, bank).hex():
+        digest = events[0].digests[bank].hex()
+        return f"{wording.label(events[0], bank)}: expected no event in PCR {pcr}, found digest {digest}"
+    return f"PCR {pcr}: expected value {expected}, found {evidence.values[pcr].hex()}"
 
 
 def _secure_boot_difference(expected: bool, observed: Observed) -> Difference | None:
@@ -168,7 +201,7 @@ def _secure_boot_difference(expected: bool, observed: Observed) -> Difference | 
         return None
     state = {True: "on", False: "off", None: f"nothing that can be believed: {found.reason}"}[found.enabled]
     text = f"PCR 7: expected Secure Boot {'on' if expected else 'off'}, found {state}"
-    return Difference(secure_boot.PCR, len(observed.log.events), text)
+    return Difference(secure_boot.PCR, len(observed.log.events), _plain(text))
 
 
 def _retired(image: BaseImage) -> Refusal:
@@ -194,4 +227,4 @@ def _mismatch(comparisons: Sequence[_Comparison], accepted: bool) -> Refusal:
             "Restart the host; if it stays, capture a new image, which will cover this PCR by its value."
         )
     image = closest.image.image_version if accepted else f"{closest.image.image_version} (all are retired)"
-    return Refusal(first.code, f"{first.text}{also}; closest base image: {image}", remedy)
+    return Refusal(first.code, f"{first.text()}{also}; closest base image: {image}", remedy)

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from trusted_infrastructure.base_images import templates, wording
+from trusted_infrastructure.base_images.observed import Observed
 from trusted_infrastructure.base_images.rules import BANKS, REQUIRED_PCRS
 from trusted_infrastructure.base_images.userspace import Userspace, userspace_of
 from trusted_infrastructure.config.documents import BaseImage, ReferenceEvent, ReferencePcr
@@ -34,6 +35,7 @@ OF_THE_MACHINE = frozenset({1, 5})
 _VARYING = frozenset({event_class.BOOT_ENTRY, event_class.FIRMWARE_TABLES})
 _TEMPLATED_PCRS = frozenset({5, 8, 9, 12})
 _EXIT = b"Exit Boot Services Invocation"
+_EXIT_DONE = b"Exit Boot Services Returned with Success"
 _EXIT_FAILED = b"Exit Boot Services Returned with Failure"
 _START = b"Calling EFI Application from Boot Option"
 
@@ -92,7 +94,7 @@ def reference_of(
     if pcr not in explained or not events:
         return ReferencePcr(value=value.hex())
     return ReferencePcr(
-        events=list(_rules(pcr, bank, events, log)),
+        events=list(_rules(pcr, Observed(log, bank))),
         secure_boot=secure_boot.secure_boot(log, bank).enabled if pcr == secure_boot.PCR else None,
     )
 
@@ -104,20 +106,22 @@ def _bank(bank: str) -> Literal["sha256", "sha384", "sha512"]:
     raise InvalidField("bank", f"{bank!r} is not a bank of base images: {', '.join(BANKS)}")
 
 
-def _rules(pcr: int, bank: str, events: Iterable[Event], log: EventLog) -> Iterable[ReferenceEvent]:
+def _rules(pcr: int, observed: Observed) -> Iterable[ReferenceEvent]:
+    events, digests = observed.log.events_of(pcr), observed.digests(pcr)
+    leave, left = (digest_of(text, observed.bank).hex() for text in (_EXIT, _EXIT_DONE))
     previous: ReferenceEvent | None = None
-    for event in events:
-        rule = _rule(pcr, bank, event, log)
+    for place, event in enumerate(events):
+        rule = _rule(pcr, event, observed)
         # Equal rules that take any number of events are one rule.
         if rule != previous or rule.presence not in ("any", "repeated"):
             yield rule
-            if event.measured_content(bank) == _EXIT and pcr == 5:
-                yield from _another_exit(event, bank)
         previous = rule
+        if pcr == 5 and digests[place : place + 2] == [leave, left]:
+            yield from _another_exit(event, observed.bank)
 
 
-def _rule(pcr: int, bank: str, event: Event, log: EventLog) -> ReferenceEvent:
-    kind = event_class.classify(event, bank)
+def _rule(pcr: int, event: Event, observed: Observed) -> ReferenceEvent:
+    kind, bank = observed.class_of(event), observed.bank
     if pcr not in REQUIRED_PCRS and kind in _VARYING:
         return ReferenceEvent(
             event.type_name,
@@ -132,27 +136,27 @@ def _rule(pcr: int, bank: str, event: Event, log: EventLog) -> ReferenceEvent:
         event.digests[bank].hex(),
         wording.description(event, bank),
         class_=kind,
-        content=_content(pcr, bank, event, log, kind),
+        content=_content(pcr, event, observed),
         presence="repeated" if pcr == 4 and _is_attempt(event, bank) else "once",
     )
 
 
-def _content(pcr: int, bank: str, event: Event, log: EventLog, kind: str) -> str | None:
+def _content(pcr: int, event: Event, observed: Observed) -> str | None:
     """The template of what was measured: for command lines, and where a template takes more than one text."""
-    text = templates.text_of(event, bank, log) if pcr in _TEMPLATED_PCRS else None
+    text = observed.text_of(event) if pcr in _TEMPLATED_PCRS else None
     if text is None or len(text) > templates.MAXIMUM_TEXT // 2:
         return None
     template = templates.template_of(text)
     try:
         templates.check(template)
-        useful = kind == event_class.COMMAND_LINE or templates.has_placeholder(template)
+        useful = observed.class_of(event) == event_class.COMMAND_LINE or templates.has_placeholder(template)
     except InvalidField:
         return None  # too many identifiers: the digest alone
     return template if useful else None
 
 
 def _is_attempt(event: Event, bank: str) -> bool:
-    return event.type == types.EV_EFI_ACTION and event.measured_content(bank) == _START
+    return event.type == types.EV_EFI_ACTION and event.digests[bank] == digest_of(_START, bank)
 
 
 def _another_exit(event: Event, bank: str) -> Iterable[ReferenceEvent]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from trusted_infrastructure.base_images import templates
-from trusted_infrastructure.tpm import event_class, secure_boot
+from trusted_infrastructure.tpm import event_class, event_types, secure_boot
 from trusted_infrastructure.tpm.event_log import Event, EventLog
 
 
@@ -15,8 +15,10 @@ class Observed:
         self.log = log
         self.bank = bank
         self._digests: dict[int, list[str]] = {}
+        self._pairs: dict[int, list[tuple[str, str]]] = {}
         self._classes: dict[int, str] = {}
         self._texts: dict[int, str | None] = {}
+        self._load_options: dict[bytes, str] | None = None
         self._secure_boot: secure_boot.SecureBoot | None = None
 
     def digests(self, pcr: int) -> list[str]:
@@ -26,6 +28,17 @@ class Observed:
             bank = self.bank
             found = self._digests[pcr] = [event.digests[bank].hex() for event in self.log.events_of(pcr)]
         return found
+
+    def pairs(self, pcr: int) -> list[tuple[str, str]]:
+        """(type, digest) of the events of a PCR, in order: what most rules ask for."""
+        found = self._pairs.get(pcr)
+        if found is None:
+            found = self._pairs[pcr] = list(zip(self.types(pcr), self.digests(pcr), strict=True))
+        return found
+
+    def types(self, pcr: int) -> list[str]:
+        """Types of the events of a PCR, in order."""
+        return [event.type_name for event in self.log.events_of(pcr)]
 
     def class_of(self, event: Event) -> str:
         """`event_class.classify`."""
@@ -37,7 +50,9 @@ class Observed:
     def text_of(self, event: Event) -> str | None:
         """`templates.text_of`."""
         if event.index not in self._texts:
-            self._texts[event.index] = templates.text_of(event, self.bank, self.log)
+            if self._load_options is None and event.type == event_types.EV_EVENT_TAG:
+                self._load_options = templates.load_options_of(self.log, self.bank)
+            self._texts[event.index] = templates.text_of(event, self.bank, self._load_options or {})
         return self._texts[event.index]
 
     def secure_boot(self) -> secure_boot.SecureBoot:

@@ -93,6 +93,8 @@ def _check_rule(field: str, pcr: int, rule: ReferenceEvent, digits: int) -> None
 
 def _loosening(pcr: int, rule: ReferenceEvent) -> tuple[str, str] | None:
     """(field, why) of what may not be in a rule of this PCR, None where nothing is."""
+    if rule.content is not None and not templates.is_template(rule.content):
+        return "content", "is not a template"
     if pcr not in _REQUIRED:
         return None
     if rule.varies:
@@ -122,10 +124,11 @@ class Deviation:
     found: Event | None
 
 
-def first_deviation(pcr: int, rules: Sequence[ReferenceEvent], observed: Observed) -> Deviation | None:
+def first_deviation(pcr: int, reference: ReferencePcr, observed: Observed) -> Deviation | None:
     """Where the events of a PCR leave its rules, None where they keep them. The log explains the PCR."""
+    rules = reference.events or []
     events, digests = observed.log.events_of(pcr), observed.digests(pcr)
-    start = _equal_from_the_start(rules, events, digests)
+    start = _equal_from_the_start(reference.exact, observed.pairs(pcr))
     position, count, had = start, len(rules), False
     for equal in range(start, len(events)):
         event, digest = events[equal], digests[equal]
@@ -147,16 +150,13 @@ def first_deviation(pcr: int, rules: Sequence[ReferenceEvent], observed: Observe
     return None
 
 
-def _equal_from_the_start(
-    rules: Sequence[ReferenceEvent], events: Sequence[Event], digests: Sequence[str]
-) -> int:
-    """How many events from the first on have the digest of their rule: nearly always most of them."""
-    count = 0
-    for rule, event, digest in zip(rules, events, digests, strict=False):
-        if rule.digest != digest or rule.presence != "once" or rule.type != event.type_name:
-            break
-        count += 1
-    return count
+def _equal_from_the_start(exact: Sequence[tuple[str, str]], found: Sequence[tuple[str, str]]) -> int:
+    """How many events from the first on have type and digest of their rule: nearly always most of them."""
+    if found[: len(exact)] == exact:
+        return len(exact)
+    return next(
+        (n for n, (one, other) in enumerate(zip(exact, found, strict=False)) if one != other), len(found)
+    )
 
 
 def _presence(pcr: int, rule: ReferenceEvent) -> str:

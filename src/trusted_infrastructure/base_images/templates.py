@@ -13,12 +13,11 @@ The text of an event is what its digest is over, decoded without loss, so that e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from trusted_infrastructure.refusal import InvalidField
 from trusted_infrastructure.tpm import event_class, uefi
 from trusted_infrastructure.tpm import event_types as types
-from trusted_infrastructure.tpm.event_data import TAG_LINUX_LOAD_OPTIONS, TaggedEvent
 from trusted_infrastructure.tpm.event_digest import digest_of
 from trusted_infrastructure.tpm.event_log import Event, EventLog
 from trusted_infrastructure.tpm.event_text import looks_like_utf16
@@ -26,7 +25,8 @@ from trusted_infrastructure.tpm.event_text import looks_like_utf16
 MAXIMUM_TEXT = 64 << 10  # Linux takes a command line of 2 to 32 KiB
 MAXIMUM_PARTS = 2048  # placeholders in a template; GRUB's menus have one for each entry
 _COMMAND_LINE_PCRS = (8, 12)
-_MAXIMUM_COMMAND_LINES = 4  # that are tried for load options
+_MAXIMUM_COMMAND_LINES = 4  # that load options are looked for in
+_TEXTS = frozenset({types.EV_IPL, types.EV_EVENT_TAG, types.EV_ACTION, types.EV_EFI_ACTION})
 
 _HEX = "[0-9a-fA-F]"
 PLACEHOLDERS = {
@@ -45,7 +45,7 @@ _VARYING = re.compile(
     rf"|(?:(?<=machine_id=)|(?<=machine-id=)|(?<=/))(?P<machine_id>[0-9a-f]{{32}})(?=[\s/-]|$)"
     r"|(?:(?<=UUID=)|(?<=search --no-floppy --fs-uuid --set=root )|(?<=search\.fs_uuid ))"
     rf"(?P<fat_id>{PLACEHOLDERS['fat_id'].pattern})"
-    rf"|(?<=BOOTIF=01-)(?P<mac>{PLACEHOLDERS['mac'].pattern})"
+    rf"|(?:(?<=BOOTIF=01-)|(?<=\.cfg-01-))(?P<mac>{PLACEHOLDERS['mac'].pattern})"
 )
 
 
@@ -70,6 +70,15 @@ def check(template: str) -> None:
         raise InvalidField("content", f"is {len(template)} characters long: expected at most {MAXIMUM_TEXT}")
     if sum(1 for _part in _parts(template)) > MAXIMUM_PARTS:
         raise InvalidField("content", f"has more than {MAXIMUM_PARTS} placeholders and braces")
+
+
+def is_template(template: str) -> bool:
+    """Whether `check` lets it through."""
+    try:
+        check(template)
+    except InvalidField:
+        return False
+    return True
 
 
 def matches(template: str, text: str) -> bool:
@@ -105,19 +114,36 @@ def filled(template: str, text: str) -> str:
     return "".join(result)
 
 
-def text_of(event: Event, bank: str, log: EventLog) -> str | None:
-    """The text that an event measured, None where it measured none, or none that the log has."""
+def text_of(event: Event, bank: str, load_options: Mapping[bytes, str]) -> str | None:
+    """The text that an event measured, None where it measured none, or none that the log has.
+
+    load_options: of this log and bank (`load_options_of`).
+    """
     if event.type in (types.EV_EFI_GPT_EVENT, types.EV_EFI_GPT_EVENT2):
         if event_class.classify(event, bank) != event_class.PARTITION_TABLE:
             return None
         table = event.decoded
         return _partition_table(table) if isinstance(table, uefi.Gpt) else None
-    if event.type not in (types.EV_IPL, types.EV_EVENT_TAG, types.EV_ACTION, types.EV_EFI_ACTION):
+    if event.type not in _TEXTS:
         return None
     measured = event.measured_content(bank)
-    if measured is None and event.type == types.EV_EVENT_TAG:
-        measured = _load_options(event, bank, log)
-    return None if measured is None else decoded(measured)
+    if measured is None:
+        return load_options.get(event.digests.get(bank, b"")) if event.type == types.EV_EVENT_TAG else None
+    return decoded(measured)
+
+
+def load_options_of(log: EventLog, bank: str) -> dict[bytes, str]:
+    """What Linux may have measured as its load options: digest to text.
+
+    Its own event names them only ("LOADED_IMAGE::LoadOptions"), so they are looked for among the command
+    lines that boot loaders measured in the same log, in the forms in which they are handed over.
+    """
+    found: dict[bytes, str] = {}
+    for content in _command_lines(bank, log):
+        for text in (content, "BOOT_IMAGE=" + content):
+            for candidate in (text + "\0", text):
+                found[digest_of(candidate.encode("utf-16-le", "replace"), bank)] = text
+    return found
 
 
 def decoded(data: bytes) -> str | None:
@@ -154,26 +180,10 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _load_options(event: Event, bank: str, log: EventLog) -> bytes | None:
-    """The load options that Linux measured: its log only names them, so the command lines of the boot loader
-    in the same log are tried."""
-    tagged = event.decoded
-    if not isinstance(tagged, TaggedEvent) or tagged.tag != TAG_LINUX_LOAD_OPTIONS:
-        return None
-    for content in _command_lines(bank, log):
-        for text in (content, "BOOT_IMAGE=" + content):
-            for candidate in (text + "\0", text):
-                data = candidate.encode("utf-16-le", "replace")
-                if digest_of(data, bank) == event.digests.get(bank):
-                    return data
-    return None
-
-
 def _command_lines(bank: str, log: EventLog) -> list[str]:
     found: list[str] = []
     for pcr in _COMMAND_LINE_PCRS:
         for event in log.events_of(pcr):
-            # Without this limit, events of load options times command lines could be tried.
             if len(found) == _MAXIMUM_COMMAND_LINES:
                 return found
             if event.type != types.EV_IPL or event_class.classify(event, bank) != event_class.COMMAND_LINE:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trusted_infrastructure.base_images import templates
+from trusted_infrastructure.base_images.observed import Observed
 from trusted_infrastructure.base_images.rules import Deviation
 from trusted_infrastructure.config.documents import ReferenceEvent
 from trusted_infrastructure.refusal import InvalidField
 from trusted_infrastructure.tpm import event_class, uefi
-from trusted_infrastructure.tpm.event_log import Event, EventLog
+from trusted_infrastructure.tpm.event_log import Event
 from trusted_infrastructure.tpm.event_text import shown
 
 MAXIMUM_DESCRIPTION = 200
@@ -39,9 +40,9 @@ def label(event: Event, bank: str) -> str:
     return f"event {event.index} (PCR {event.pcr}, {event.type_name}, {named})"
 
 
-def deviation(pcr: int, found: Deviation, log: EventLog, bank: str) -> str:
+def deviation(pcr: int, found: Deviation, observed: Observed) -> str:
     """The sentence of a refusal for one PCR."""
-    event, rule = found.found, found.expected
+    event, rule, bank = found.found, found.expected, observed.bank
     if event is None:
         missing = _rule(rule) if rule is not None else ""
         return f"PCR {pcr}: expected a further event, {missing}, found none"
@@ -50,7 +51,7 @@ def deviation(pcr: int, found: Deviation, log: EventLog, bank: str) -> str:
     if rule is None:
         return f"{name}: expected no further event in PCR {pcr}, found digest {digest}"
     if rule.type == event.type_name and rule.content is not None:
-        difference = _text_difference(rule.content, event, log, bank)
+        difference = _text_difference(rule.content, event, observed)
         if difference:
             return f"{name}: {difference}; found digest {digest}"
     return f"{name}: expected {_rule(rule)}, found digest {digest}{_unlike(rule, event, bank)}"
@@ -80,9 +81,9 @@ def _unlike(rule: ReferenceEvent, event: Event, bank: str) -> str:
     return ""
 
 
-def _text_difference(template: str, event: Event, log: EventLog, bank: str) -> str:
+def _text_difference(template: str, event: Event, observed: Observed) -> str:
     """Where the text of an event leaves the template; '' where it has no text."""
-    text = templates.text_of(event, bank, log)
+    text = observed.text_of(event)
     if text is None:
         return ""
     expected = _expected_text(template, text)

@@ -9,7 +9,9 @@ used.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -176,7 +178,7 @@ class ReferenceEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     presence: Literal["once", "optional", "repeated", "any"] = "once"
 
 
-class ReferencePcr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ReferencePcr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """Reference values of one PCR: exactly one of `value` (the PCR's final value, hex) and `events`
     (the events in order). secure_boot: PCR 7 only, whether the configuration in the log must say that Secure
     Boot is on (true) or off (false)."""
@@ -184,6 +186,14 @@ class ReferencePcr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     value: str | None = None
     events: list[ReferenceEvent] | None = None
     secure_boot: bool | None = None
+
+    @functools.cached_property
+    def exact(self) -> list[tuple[str, str]]:
+        """(type, digest) of the events from the first on that must be there once, with that digest alone."""
+        rules = itertools.takewhile(
+            lambda rule: rule.digest is not None and rule.presence == "once", self.events or ()
+        )
+        return [(rule.type, rule.digest or "") for rule in rules]
 
 
 class BaseImage(Content, frozen=True):

@@ -149,6 +149,8 @@ class Agent:
     def _look_for_withdrawals(self) -> None:
         """Ask services whose tokens are held, each once in a while, whether trust was withdrawn."""
         configuration, now = self._configuration, self._clock()
+        for group, heard in self._withdrawals.over(now).items():
+            self.attestations.superseded(group, heard.generation, heard.heard, int(now))
         for service in configuration.attestation_services if configuration else ():
             if service.id in self._looking or not self.attestations.held(service.id, int(now)):
                 continue
@@ -166,14 +168,16 @@ class Agent:
         session = self.attestations.held(service.id, self._now())
         if session is None:
             return
-        spread = await self._withdrawals.look(service, session.claims.security_generation)
-        attempt = self._attempts.get(service.id)
-        if spread is None or attempt is None:
+        now = self._clock()
+        spread = await self._withdrawals.look(service, session.claims.security_generation, now)
+        if spread is None:
             return
-        due = self._clock() + spread * self._dice()
-        if due < attempt.due:
-            log.info("trust_withdrawn", address=service.name, attesting_in=round(due - self._clock(), 1))
-            self._attempts[service.id] = schedule.Attempt(due, attempt.failures)
+        # All of the group: whether the others took the withdrawal already shows when they judge.
+        for other in self._known().attestation_services:
+            attempt, due = self._attempts.get(other.id), now + spread * self._dice()
+            if other.group == service.group and attempt is not None and due < attempt.due:
+                log.info("trust_withdrawn", address=other.name, attesting_in=round(due - now, 1))
+                self._attempts[other.id] = schedule.Attempt(due, attempt.failures)
 
     def _start(self, service: Service) -> asyncio.Task[None]:
         """The attempt with a service that is under way, or a new one."""
@@ -321,7 +325,10 @@ class Agent:
         """The state of this host. Without any service, why none is known."""
         status = self.attestations.host(now)
         if status.service is None and self._fault is not None:
-            return msgspec.structs.replace(status, reason=self._fault.code, message=self._fault.message)
+            fault = self._fault
+            return msgspec.structs.replace(
+                status, reason=fault.code, message=fault.message, remedy=fault.remedy
+            )
         return status
 
     def refused_services(self) -> Sequence[RefusedService]:

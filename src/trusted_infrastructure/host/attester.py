@@ -83,7 +83,9 @@ class Attester:
         )
         claims = await self._claims(service, result.token)
         _check_binding(claims, public, sealing_key)
-        return Session(service.id, claims, result.token, proof_key, sealing_key, result.image_state)
+        return Session(
+            service.id, claims, result.token, proof_key, sealing_key, result.image_state, self.clock()
+        )
 
     async def _evidence(
         self,

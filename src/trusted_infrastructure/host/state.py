@@ -41,6 +41,7 @@ class Session:
 
     service: id of the registered Attestation Service. proof_key: signs DPoP proofs. sealing_key: opens what
     key providers seal to this host. image_state: STAGED where the base image is not in general use yet.
+    obtained: when, by this host's clock (Unix seconds).
     """
 
     service: str
@@ -49,6 +50,7 @@ class Session:
     proof_key: PrivateKey = field(repr=False)
     sealing_key: SealingKey = field(repr=False)
     image_state: str = "ACTIVE"
+    obtained: float = 0.0
 
     def valid(self, now: int) -> bool:
         """Whether the token can still be shown."""
@@ -58,12 +60,14 @@ class Session:
 class AttestationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands with one service, or with the host. Times in Unix seconds; null where there is none.
 
-    since: when the state began; attested_until: end of the token; base_image_state: see `Session`.
+    since: when the state began; attested_until: end of the token; base_image_state: see `Session`. remedy:
+    what the operator can do.
     """
 
     state: State
     reason: str | None
     message: str
+    remedy: str = ""
     base_image: str | None = None
     base_image_state: str | None = None
     since: int | None = None
@@ -85,6 +89,7 @@ class _Entry:
     message: str = "no attestation was attempted yet"
     state: State = "UNREACHABLE"
     image_state: str | None = None
+    remedy: str = ""
 
     def settle(self, now: int) -> None:
         """Bring `state` up to date; drop a token that has ended, and with it the keys."""
@@ -92,8 +97,10 @@ class _Entry:
             self.ended, self.session = self.session.claims, None
             if self.reason is None:
                 self.reason, self.message = "token_expired", "the token ended and was not renewed"
+                self.remedy = "see that the agent runs and reaches an attestation service"
         state = self._state()
         if state != self.state:
+            # A token that was dropped before its end is over since now.
             ended = self.ended.exp if state == "EXPIRED" and self.ended is not None else now
             self.state, self.since = state, min(now, ended)
 
@@ -134,7 +141,7 @@ class Attestations:
         entry = self._entries.get(session.service)
         if entry is not None:
             entry.session, entry.ended, entry.refused = session, None, False
-            entry.reason, entry.message = None, ""
+            entry.reason, entry.message, entry.remedy = None, "", ""
             entry.image_state = session.image_state
         self.settle(now)
 
@@ -146,7 +153,21 @@ class Attestations:
             if is_decision(refusal):
                 entry.session = entry.ended = None
             entry.refused = is_decision(refusal) or _is_local(refusal)
-            entry.reason, entry.message = refusal.code, refusal.message
+            entry.reason, entry.message, entry.remedy = refusal.code, refusal.message, refusal.remedy
+        self.settle(now)
+
+    def superseded(self, group: str, generation: int, heard: float, now: int) -> None:
+        """Drop tokens of a group that were judged under an older generation, and had come before it was heard
+        of: key providers refuse them by now, and their services did not renew them."""
+        for entry in self._entries.values():
+            session = entry.session
+            if session is None or session.claims.aud != group or session.obtained >= heard:
+                continue
+            if session.claims.security_generation < generation:
+                entry.ended, entry.session = session.claims, None
+                entry.reason = "token_security_generation"
+                entry.message = "trust was withdrawn, and the service did not judge this host again"
+                entry.remedy = "see that the host reaches its attestation services"
         self.settle(now)
 
     def denied(self, refusal: Refusal, now: int) -> None:
@@ -193,7 +214,7 @@ class Attestations:
         attested = [status for status in services if status.state == "ATTESTED"]
         if attested:
             best = max(attested, key=lambda status: status.attested_until or 0)
-            return msgspec.structs.replace(best, reason=None, message="")
+            return msgspec.structs.replace(best, reason=None, message="", remedy="")
         for state in _WITHOUT_TOKEN:
             for status in services:
                 if status.state == state:
@@ -226,6 +247,7 @@ def _status(service: str, entry: _Entry, now: int) -> AttestationStatus:
         state=entry.state,
         reason=entry.reason,
         message=entry.message,
+        remedy=entry.remedy,
         since=entry.since,
         base_image=claims.base_image if claims else None,
         base_image_state=entry.image_state if claims else None,

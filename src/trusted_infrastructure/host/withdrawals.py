@@ -4,10 +4,14 @@
 Each Attestation Service says its security generation to anybody. A host asks every service whose token it
 holds, between LOOK / 2 and LOOK apart. A generation above the token's means that something was withdrawn, of
 this host or of another one: the host attests again, spread over half the grace period, in which key
-providers still take the old token. What a service says this way can cause an attestation and nothing else.
+providers still take the old token. A token that is not renewed by then, because its service is away, is
+dropped: key providers refuse it anyway. Tokens that came later are not touched, so a service that only claims
+to have withdrawn something causes attestations and nothing else.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import msgspec
 
@@ -28,6 +32,15 @@ class Generation(msgspec.Struct, frozen=True):
     grace_period: float = 0
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A generation of a group: when this host heard of it, and when the grace period is over (Unix seconds)."""
+
+    generation: int
+    heard: float
+    over: float
+
+
 class Withdrawals:
     """See the module. dice: 0 to 1."""
 
@@ -35,6 +48,7 @@ class Withdrawals:
         self._client = client
         self._dice = dice
         self._next: dict[str, float] = {}
+        self._heard: dict[str, Heard] = {}
 
     def due(self, service: str, now: float) -> bool:
         """Whether it is time to ask a service (id), and if so, when it is the next time."""
@@ -45,7 +59,7 @@ class Withdrawals:
         self._next[service] = self._later(now)
         return True
 
-    async def look(self, service: Service, judged: int) -> float | None:
+    async def look(self, service: Service, judged: int, now: float) -> float | None:
         """Ask a service; judged: generation of its token. Seconds within which to attest again, None for no
         reason to. A service that does not answer withdraws nothing."""
         try:
@@ -55,7 +69,18 @@ class Withdrawals:
             return None
         if answer.security_generation <= judged:
             return None
+        known = self._heard.get(service.group)
+        if known is None or known.generation < answer.security_generation:
+            over = now + max(answer.grace_period, 0.0)
+            self._heard[service.group] = Heard(answer.security_generation, now, over)
         return min(max(answer.grace_period, 0.0), LONGEST_SPREAD) / 2
+
+    def over(self, now: float) -> dict[str, Heard]:
+        """Groups whose tokens of an older generation have had their grace. Each is given once."""
+        found = {group: heard for group, heard in self._heard.items() if heard.over <= now}
+        for group in found:
+            del self._heard[group]
+        return found
 
     def _later(self, now: float) -> float:
         return now + LOOK * (0.5 + self._dice() / 2)

@@ -16,6 +16,7 @@ from trusted_infrastructure.identity.pem import (
     generate_key,
     load_certificate,
     load_certificates,
+    load_der_certificate,
     load_key,
     private_pem,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "leaf_names",
     "load_certificate",
     "load_certificates",
+    "load_der_certificate",
     "load_key",
     "parse_role_uri",
     "private_pem",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -38,10 +39,28 @@ def load_key(pem: str | bytes) -> ec.EllipticCurvePrivateKey:
 
 def load_certificates(pem: str | bytes) -> list[x509.Certificate]:
     """All certificates of a PEM text, at least one. Raises Refusal `certificate_invalid`."""
+    return _whole(lambda: x509.load_pem_x509_certificates(pem_bytes(pem)), "not a PEM certificate")
+
+
+def load_der_certificate(der: bytes) -> x509.Certificate:
+    """One certificate from DER. Raises Refusal `certificate_invalid`."""
+    return _whole(lambda: [x509.load_der_x509_certificate(der)], "not a certificate in DER")[0]
+
+
+def _whole(load: Callable[[], list[x509.Certificate]], otherwise: str) -> list[x509.Certificate]:
+    """Certificates all of whose parts can be read: the library reads them when they are asked for, and then
+    raises where nobody expects it."""
     try:
-        return x509.load_pem_x509_certificates(pem_bytes(pem))
-    except (ValueError, UnsupportedAlgorithm):
-        raise invalid("not a PEM certificate") from None
+        certificates = load()
+        for one in certificates:
+            one.public_key()
+            for _part in (one.subject, one.issuer, *one.extensions):
+                pass
+            for _moment in (one.not_valid_before_utc, one.not_valid_after_utc):
+                pass
+    except Exception:  # hostile bytes meet a foreign parser here: what it may raise is not to be listed
+        raise invalid(otherwise) from None
+    return certificates
 
 
 def load_certificate(pem: str | bytes) -> x509.Certificate:

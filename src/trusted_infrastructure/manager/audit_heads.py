@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Heads of the audit logs of Trust Authority hosts, kept here so that cutting a log's tail shows. PROTOCOL 7.
 
-A log that lost records, or was replaced, is a warning in service-status until its host is removed from the
-cluster (and added again): that is an administrator's decision. The head that was seen before is kept.
+A log that lost records, or was replaced, is a warning in service-status until an administrator accepts it, or
+removes its host from the cluster. The head that was seen before is kept; beside it older ones, one an hour
+and then one a day, as the peers of the host keep them (`peers.heads`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sql
 
+from trusted_infrastructure.audit import Head, why_not_successor
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.database import audit_heads
+from trusted_infrastructure.manager.database import audit_heads, earlier_audit_heads
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, message
+from trusted_infrastructure.peers.heads import KeptHead, thinned
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tokens import AuditHeadClaims, verify_audit_head
 
@@ -31,10 +34,9 @@ PATHS: dict[Role, str] = {
 
 
 class SignedHead(msgspec.Struct, frozen=True):
-    """A service's answer: the head as a JWS of its identity. The two services name the field differently."""
+    """A service's answer: the head as a JWS of its identity."""
 
-    signed: str = ""
-    head: str = ""
+    signed: str
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,17 @@ async def one(manager: Manager, host: Host, role: Role, ca_pem: str) -> None:
     with manager.database.transaction() as connection:
         before = find(connection, host.name, role)
         try:
-            signed = answer.signed or answer.head
-            claims = verify_audit_head(signed, ca_pem, "trust_authority", role, now)
+            claims = verify_audit_head(answer.signed, ca_pem, "trust_authority", role, now)
             problem = judge(before, claims, host.name)
         except Refusal as refusal:
             claims, problem = None, str(refusal)
         if claims is not None and not problem:
-            head = KnownHead(host.name, role, claims.chain, claims.seq, claims.hash, signed, now, problem)
+            head = KnownHead(
+                host.name, role, claims.chain, claims.seq, claims.hash, answer.signed, now, problem
+            )
             store(connection, head)
+            if before is not None:
+                remember(connection, before)
         elif before is not None:
             store(connection, KnownHead(**{**before.__dict__, "problem": problem}))
 
@@ -85,15 +90,11 @@ def judge(before: KnownHead | None, claims: AuditHeadClaims, host: str) -> str:
     """What is wrong with a head that comes after `before`; empty when nothing is. Pure."""
     if not claims.service_id.endswith(f"@{host}"):
         return f"{claims.service_id} answered for {host}"
-    if before is None or before.seq == 0:
+    if before is None:
         return ""
-    if claims.chain != before.chain:
-        return f"the audit log was replaced: chain {before.chain} had {before.seq} records"
-    if claims.seq < before.seq:
-        return f"the audit log lost records: it had {before.seq}, it has {claims.seq}"
-    if claims.seq == before.seq and claims.hash != before.hash:
-        return f"record {before.seq} of the audit log was changed"
-    return ""
+    return why_not_successor(
+        Head(before.chain, before.seq, before.hash), Head(claims.chain, claims.seq, claims.hash)
+    )
 
 
 def find(connection: sql.Connection, host: str, role: str) -> KnownHead | None:
@@ -110,9 +111,33 @@ def store(connection: sql.Connection, head: KnownHead) -> None:
     connection.execute(audit_heads.insert().values(**head.__dict__))
 
 
-def forget(connection: sql.Connection, host: Host) -> None:
-    """Forgets the heads of a host that leaves."""
-    connection.execute(audit_heads.delete().where(audit_heads.c.host == host.name))
+def remember(connection: sql.Connection, head: KnownHead) -> None:
+    """Keeps a head that is the last no more, as one of the earlier ones."""
+    table = earlier_audit_heads
+    mine = (table.c.host == head.host) & (table.c.role == head.role)
+    heads = [KeptHead(head.chain, head.seq, head.hash, head.signed, head.seen), *earlier(connection, head)]
+    kept = {one.seen: one for one in thinned(heads)}
+    connection.execute(table.delete().where(mine & table.c.seen.not_in(list(kept))))
+    if head.seen in kept and all(one.seen != head.seen for one in heads[1:]):
+        row = msgspec.structs.asdict(kept[head.seen])
+        connection.execute(table.insert().values(host=head.host, role=head.role, **row))
+
+
+def earlier(connection: sql.Connection, head: KnownHead) -> list[KeptHead]:
+    """Earlier heads of the same log, newest first."""
+    table = earlier_audit_heads
+    query = sql.select(table.c.chain, table.c.seq, table.c.hash, table.c.signed, table.c.seen)
+    rows = connection.execute(
+        query.where((table.c.host == head.host) & (table.c.role == head.role)).order_by(table.c.seen.desc())
+    )
+    return [KeptHead(**row._mapping) for row in rows]
+
+
+def forget(connection: sql.Connection, host: str) -> bool:
+    """Forgets the heads of a host that leaves, or whose log is accepted. Whether there were any."""
+    found = connection.execute(audit_heads.delete().where(audit_heads.c.host == host))
+    connection.execute(earlier_audit_heads.delete().where(earlier_audit_heads.c.host == host))
+    return found.rowcount > 0
 
 
 def known(connection: sql.Connection, hosts: Sequence[str]) -> list[KnownHead]:

@@ -109,6 +109,18 @@ audit_heads = sql.Table(
     sql.Column("problem", sql.Text, nullable=False),
 )
 
+earlier_audit_heads = sql.Table(
+    "earlier_audit_heads",
+    metadata,
+    sql.Column("host", sql.String(255), primary_key=True),
+    sql.Column("role", sql.String(32), primary_key=True),
+    sql.Column("seen", sql.BigInteger, primary_key=True),
+    sql.Column("chain", sql.String(64), nullable=False),
+    sql.Column("seq", sql.BigInteger, nullable=False),
+    sql.Column("hash", sql.String(64), nullable=False),
+    sql.Column("signed", sql.Text, nullable=False),
+)
+
 events = sql.Table(
     "events",
     metadata,
@@ -122,6 +134,7 @@ events = sql.Table(
     sql.Column("message", sql.Text, nullable=False),
     sql.Column("details", sql.Text, nullable=False),
     sql.Column("origin", sql.String(512), nullable=True, unique=True),
+    sql.Index("events_of_host", "host", "number"),
     sqlite_autoincrement=True,  # whoever reads on from an id misses nothing
 )
 

@@ -104,8 +104,29 @@ def find(connection: sql.Connection, wanted: Wanted) -> Sequence[sql.Row[Any]]:
 
 
 def forget(connection: sql.Connection, now: int, retention: int, limit: int) -> None:
-    """Forget events that are too old, or too many. retention: seconds."""
-    newest = connection.execute(sql.select(sql.func.max(events.c.number))).scalar() or 0
-    over = sql.or_(events.c.time < now - retention, events.c.number <= newest - limit)
-    batch = sql.select(events.c.number).where(over).order_by(events.c.number).limit(FORGET_AT_ONCE)
+    """Forget events that are too old (retention: seconds), and what is above `limit`.
+
+    Of too many, hosts with more than twice their share lose their oldest first: one that is refused again and
+    again, for ever other reasons, does not push out what happened to the others."""
+    connection.execute(events.delete().where(events.c.time < now - retention))
+    excess = (connection.execute(sql.select(sql.func.count()).select_from(events)).scalar() or 0) - limit
+    if excess <= 0:
+        return
+    excess = min(excess, FORGET_AT_ONCE)
+    total = sql.func.count().label("total")
+    hosts = connection.execute(sql.select(events.c.host, total).group_by(events.c.host)).all()
+    share = max(1, limit // len(hosts))
+    for row in sorted(hosts, key=lambda row: -int(row.total)):
+        if row.total <= 2 * share or excess <= 0:
+            break
+        going = min(excess, row.total - share)
+        forget_oldest(connection, going, events.c.host == row.host)
+        excess -= going
+    if excess > 0:
+        forget_oldest(connection, excess, sql.true())
+
+
+def forget_oldest(connection: sql.Connection, count: int, which: sql.ColumnElement[bool]) -> None:
+    """Forget the oldest events of those that fit."""
+    batch = sql.select(events.c.number).where(which).order_by(events.c.number).limit(count)
     connection.execute(events.delete().where(events.c.number.in_(batch)))

@@ -81,7 +81,7 @@ async def leave(manager: Manager, cluster: Cluster, host: Host) -> NodeError | N
         missed = await strip(manager, host)
         with manager.database.transaction() as connection:
             remove_host(connection, host)
-            audit_heads.forget(connection, host)
+            audit_heads.forget(connection, host.name)
             desired.write(connection, cluster, consequences(connection, manager, cluster))
         await restore(manager, cluster)
     return missed

@@ -202,5 +202,5 @@ def described(peer: KnownPeer) -> dict[str, Any]:
         "seen": peer.last.seen,
         "problem": peer.problem,
         "security_generation": peer.security_generation,
-        "earlier": [msgspec.structs.asdict(head.head) for head in peer.earlier],
+        "earlier": [head.signed for head in peer.earlier],
     }

@@ -157,11 +157,11 @@ def _identity_of(
     header = read_header(jws, media_type, code)
     try:
         chain = [
-            x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
+            identity.load_der_certificate(base64.b64decode(text, validate=True))
             for text in (header.x5c or [])[:4]
         ]
         leaf = chain[0]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, Refusal):
         raise Refusal(code, "the certificate that came with it (x5c) cannot be read", status=401) from None
     host = identity.verify_leaf(leaf, ca_pem, side, role, now, chain[1:])
     return host, require_p256(leaf.public_key(), code)

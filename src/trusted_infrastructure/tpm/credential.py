@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
-from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm import algorithms
 from trusted_infrastructure.tpm.keys import check_endorsement_key
 from trusted_infrastructure.tpm.public_area import PublicArea
@@ -87,7 +87,11 @@ def _share_seed(ek: PublicArea, hash_: algorithms.Hash) -> tuple[bytes, bytes]:
     if isinstance(public, rsa.RSAPublicKey):
         seed = secrets.token_bytes(hash_.size)
         oaep = padding.OAEP(padding.MGF1(hash_.cryptography), hash_.cryptography, _IDENTITY)
-        return seed, public.encrypt(seed, oaep)
+        try:
+            return seed, public.encrypt(seed, oaep)
+        except ValueError:
+            # Only the form of a modulus was judged until here; one that is even is none.
+            raise InvalidField(ek.structure, f"is not a usable {ek.algorithm_name} key") from None
     size = algorithms.CURVES[ek.curve].size
     ephemeral = ec.generate_private_key(public.curve)
     point = ephemeral.public_key().public_numbers()

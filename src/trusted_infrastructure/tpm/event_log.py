@@ -312,7 +312,8 @@ class _AgileLog:
         offset += _AGILE_HEADER.size
         _checked_pcr(index, pcr, event_type)
         if count > len(self._sizes):
-            raise _malformed(f"event {index}: has {count} digests: the header names {len(self._sizes)}")
+            named = len(self._sizes)
+            raise _malformed(f"event {index}: has {count} digests: the header names {named} algorithms")
         digests: dict[str, bytes] = {}
         for _index in range(count):
             if end - offset < _ALGORITHM.size:

@@ -57,4 +57,4 @@ NAMES = {
 
 def name_of(event_type: int) -> str:
     """Name of an event type ('EV_SEPARATOR'); unknown ones as 'type 0x...'."""
-    return NAMES.get(event_type, f"type 0x{event_type:08x}")
+    return NAMES.get(event_type) or f"type 0x{event_type:08x}"

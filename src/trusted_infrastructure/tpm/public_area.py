@@ -150,7 +150,7 @@ class PublicArea:
         """SHA-256 of TPMT_PUBLIC, lower-case hex: how the project identifies an endorsement key."""
         return hashlib.sha256(self.marshalled).hexdigest()
 
-    @property
+    @functools.cached_property
     def key_digest(self) -> str:
         """SHA-256 of the key's SubjectPublicKeyInfo (DER), lower-case hex: the same for the same key, whatever
         its public area says of it. Raises InvalidField as `public_key`."""

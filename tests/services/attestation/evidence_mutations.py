@@ -136,6 +136,22 @@ def short_assertion(world: World) -> None:
     world.assertion = lambda *_arguments, **_changes: made
 
 
+def other_tpm(world: World) -> Host:
+    """Another TPM, enrolled and certified, in a host of the same name."""
+    host = Host("host1", "p256:ek2", "p256:ak2")
+    host.certificates = [world.vendor.certify(host.ek)]
+    world.documents["endorsement_key", "other"] = {"public_key": host.ek.subject_public_key_info()}
+    world.publish()
+    return host
+
+
+def other_name(world: World) -> Host:
+    """The same TPM, for which the manager vouches under another name."""
+    host = Host("host2", world.host.ek_kind, world.host.ak_kind)
+    host.certificates = world.host.certificates
+    return host
+
+
 def quote_of_another_challenge(world: World, made: Any) -> dict[str, Any]:
     request = world.request()
     other = world.host.evidence(request, world.challenge(request))
@@ -304,6 +320,12 @@ QUOTE: dict[str, Fault] = {
     "firmware downgraded": Fault("tpm_cleared", {"firmware": 1}),
     "clock goes back in the same boot": Fault("tpm_cleared", {"clock": 1_000_000 - 120_001}),
     "clock no more safe in the same boot": Fault("clock_unsafe", {"safe": 0}),
+}
+
+# The identity of a host is its endorsement key; both are bound at the first attestation.
+IDENTITY: dict[str, Fault] = {
+    "another TPM for the host": Fault("ek_changed", host=other_tpm),
+    "the host's TPM for another host": Fault("ek_other_host", host=other_name),
 }
 
 # What binds the quote to this challenge, host, service and purpose.
@@ -493,6 +515,8 @@ BASE_IMAGE: dict[str, Fault] = {
         "base_image_mismatch", boot=(BOOT[0], *SEPARATORS, BOOT[1], *BOOT[10:]), reason="PCR 7"
     ),
     "boot loader twice": Fault("base_image_mismatch", boot=(*BOOT[:10], BOOT[10], *BOOT[10:])),
+    "image retired": Fault("base_image_retired", before=withdrawn(base_image={"state": "RETIRED"})),
+    "image retired since": Fault("base_image_retired", after=withdrawn(base_image={"state": "RETIRED"})),
     "image of another scope alone": Fault(
         "no_base_image", after=withdrawn(scope={"base_images": ["image-9"]})
     ),

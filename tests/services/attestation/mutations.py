@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from services.attestation.world import EVIDENCE, World
+from services.attestation.world import EVIDENCE, Host, World
 from services.tpm import software_keys
 
 from trusted_infrastructure.messages import encode
@@ -47,7 +47,7 @@ class Fault:
     attest: changes of what is signed. bound: changes of the message that the quote is made for. message:
     changes of the message after the quote. boot: what the host boots instead. signing_key: instead of the
     AK's. before: what changes in the world before the challenge is asked for; after: once it is there.
-    vouched: see Mutation.
+    host: that attests, instead of the world's. vouched: see Mutation.
     """
 
     code: str
@@ -58,6 +58,7 @@ class Fault:
     signing_key: str | None = None
     before: Callable[[World], object] | None = None
     after: Callable[[World], object] | None = None
+    host: Callable[[World], Host] | None = None
     vouched: bool = True
     status: int = 0
     reason: str = ""
@@ -78,10 +79,11 @@ class Fault:
             world.host.start(self.boot)
         if self.before is not None:
             self.before(world)
-        request = world.request()
+        host = world.host if self.host is None else self.host(world)
+        request = world.request(host)
         challenge = world.challenge(request)
         key = software_keys.private_key(self.signing_key) if self.signing_key else None
-        evidence = world.host.evidence(
+        evidence = host.evidence(
             request,
             challenge,
             change_attest=self._change,
@@ -112,12 +114,15 @@ class Stored:
         )
 
 
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+
+
 def tables(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables of the databases in a folder."""
     found = {}
     for path in sorted(folder.glob("*.db")):
         database = sqlite3.connect(path)
-        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        names = database.execute(_TABLES).fetchall()
         for (name,) in names:
             rows = database.execute(f"SELECT * FROM {name}").fetchall()
             found[f"{path.name}/{name}"] = sorted(rows, key=repr)

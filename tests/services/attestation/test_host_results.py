@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from services.attestation.world import World
 
@@ -18,6 +19,7 @@ from trusted_infrastructure.attestation.host_results import (
     HostResult,
 )
 from trusted_infrastructure.attestation.state import State
+from trusted_infrastructure.manager.attestation_verdicts import Page, Past, Verdicts
 
 LIFE = 3600
 BASE = "/attestation/manage/v1"
@@ -217,6 +219,18 @@ def test_the_manager_reads_the_history_of_a_host(world: World) -> None:
     assert world.management.get(f"{BASE}/hosts/unknown/history").json()["history"] == []
     feed = world.management.get(f"{BASE}/transitions?after=1").json()
     assert [one["sequence"] for one in feed["transitions"]] == [2]
+
+
+def test_the_manager_understands_what_it_reads(world: World) -> None:
+    world.attested()
+    world.now += LIFE
+    hosts = msgspec.json.decode(world.management.get(f"{BASE}/hosts").content, type=Verdicts)
+    assert [(one.host, one.state, one.until) for one in hosts.hosts] == [("host1", "EXPIRED", world.now)]
+    page = msgspec.json.decode(world.management.get(f"{BASE}/transitions").content, type=Page)
+    assert (page.service, page.last, page.more) == ("attestation@ta1", 2, False)
+    assert [one.state for one in page.transitions] == ["ATTESTED", "EXPIRED"]
+    past = msgspec.json.decode(world.management.get(f"{BASE}/hosts/host1/history").content, type=Past)
+    assert [one.until for one in past.history] == [None, world.now]
 
 
 def test_hosts_of_one_principal(world: World) -> None:

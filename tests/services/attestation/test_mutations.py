@@ -19,6 +19,7 @@ REQUESTS: dict[str, Mapping[str, tuple[str, Prepare]]] = {
 }
 EVIDENCES: dict[str, Mapping[str, Fault]] = {
     "quote": evidence_mutations.QUOTE,
+    "identity": evidence_mutations.IDENTITY,
     "freshness": evidence_mutations.FRESHNESS,
     "event log": evidence_mutations.EVENT_LOG,
     "base image": evidence_mutations.BASE_IMAGE,
@@ -41,7 +42,7 @@ def all_mutations() -> dict[str, Mutation]:
 
 
 MUTATIONS = all_mutations()
-RESULTS = ("state.db/results",)
+RESULTS = ("state.db/host_results", "state.db/transitions")
 
 
 @pytest.fixture
@@ -51,15 +52,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.service.close()
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_mutation_is_refused(world: World, name: str) -> None:
-    mutation = MUTATIONS[name]
+@pytest.mark.parametrize("row", MUTATIONS)
+def test_mutation_is_refused(world: World, row: str) -> None:
+    mutation = MUTATIONS[row]
     # Something is there that a refusal could harm: this host's history for evidence, another host's else.
     world.attested(
         None if mutation.path == EVIDENCE else world.add_host(Host("host2", "p256:ek2", "p256:ak2"))
     )
     body = mutation.prepare(world)
-    before, records, results = Stored.of(world), len(world.audit()), world.results()
+    results, before, records = world.results(), Stored.of(world), len(world.audit())
     answer = world.public.post(mutation.path, content=body)
 
     error = answer.json()["error"]
@@ -71,7 +72,8 @@ def test_mutation_is_refused(world: World, name: str) -> None:
     audit = world.audit()
     assert len(audit) == records + 1
     assert audit[-1].code == mutation.code and audit[-1].address == "192.0.2.7"
-    assert audit[-1].host == ("host1" if mutation.vouched or mutation.code == "rate_limited" else "")
+    name = "host2" if mutation.code == "ek_other_host" else "host1"
+    assert audit[-1].host == (name if mutation.vouched or mutation.code == "rate_limited" else "")
     assert "token" not in audit[-1].detail
 
     after = Stored.of(world)
@@ -79,12 +81,12 @@ def test_mutation_is_refused(world: World, name: str) -> None:
     assert after.used == before.used + mutation.uses_challenge
     changed = {table for table in after.state if after.state[table] != before.state[table]}
     assert changed <= set(RESULTS if mutation.vouched else ())
-    others = [result for result in results if result["host"] != "host1"]
+    others = [result for result in results if result["host"] != name]
     if not mutation.vouched:
         assert world.results() == results
         return
-    assert [result for result in world.results() if result["host"] != "host1"] == others
-    (result,) = (result for result in world.results() if result["host"] == "host1")
+    assert [result for result in world.results() if result["host"] != name] == others
+    (result,) = (result for result in world.results() if result["host"] == name)
     assert (result["state"], result["reason"], result["until"]) == ("FAILED", mutation.code, None)
     assert (result["message"], result["address"]) == (error["message"], "192.0.2.7")
 

@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from services.host import test_agent
 from services.host.software_host import EVENT_LOG, SoftwareHost
@@ -18,8 +19,10 @@ from services.host.trust_authority import GROUP
 from services.side_authority import NOW
 
 from trusted_infrastructure.config.documents import NetworkAddress
+from trusted_infrastructure.host.management import rfc3339, status_answer
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.withdrawals import LOOK, Withdrawals
+from trusted_infrastructure.manager.operations.trust_hosts import AgentStatus
 from trusted_infrastructure.refusal import Refusal
 
 short_ticks = test_agent.short_ticks
@@ -121,11 +124,38 @@ def test_a_withdrawal_is_learnt_without_asking_for_a_key(host: SoftwareHost) -> 
     assert evidences(host) == [1, 1]
     host.services[0].security_generation = 2
     live(host, LOOK + 5)
-    assert evidences(host) == [2, 1], "of the service that said so, alone"
+    assert evidences(host) == [2, 2], "all of the group judge again"
     session = host.agent.attestations.held("attestation-ta1", int(host.clock()))
     assert session is not None and session.claims.security_generation == 2
+    live(host, 3 * LOOK)
+    assert evidences(host) == [2, 2], "once"
+    assert host.state() == ("ATTESTED", None)
+
+
+@pytest.mark.usefixtures("short_ticks")
+def test_a_token_whose_service_is_away_is_dropped_when_the_grace_period_is_over(host: SoftwareHost) -> None:
+    """Key providers refuse it by then; the host must not call itself attested."""
+    live(host, 3)
+    first, second = host.services
+    first.away = True
+    second.security_generation = 2
+    second.refuse_attestation = Refusal("base_image_retired", "image-1 was retired")
     live(host, LOOK + 5)
-    assert evidences(host) == [2, 1], "once"
+    assert host.states()["attestation-ta2"] == ("FAILED", "base_image_retired")
+    assert host.state()[0] == "ATTESTED", "in the grace period, key providers take the other token"
+    live(host, second.grace_period)
+    assert host.states()["attestation-ta1"][0] == "EXPIRED"
+    assert host.state() == ("FAILED", "base_image_retired")
+    assert key_check(host) == "not_attested"
+
+
+@pytest.mark.usefixtures("short_ticks")
+def test_a_service_that_claims_withdrawals_takes_no_token_of_another(host: SoftwareHost) -> None:
+    live(host, 3)
+    host.services[0].security_generation = 10**9
+    host.services[0].refuse_attestation = Refusal("base_image_mismatch", "no")
+    live(host, LOOK + 5 + host.services[0].grace_period)
+    assert host.states()["attestation-ta2"] == ("ATTESTED", None)
 
 
 @pytest.mark.usefixtures("short_ticks")
@@ -193,7 +223,7 @@ class OneAnswer:
 )
 def test_what_is_made_of_an_answer(body: bytes, spread: float | None) -> None:
     client: Any = OneAnswer(body)
-    assert asyncio.run(Withdrawals(client, lambda: 0.0).look(SERVICE, 5)) == spread
+    assert asyncio.run(Withdrawals(client, lambda: 0.0).look(SERVICE, 5, 0.0)) == spread
 
 
 @pytest.mark.parametrize("dice", [0.0, 0.5, 1.0])
@@ -250,3 +280,20 @@ def test_a_staged_image_is_told(host: SoftwareHost) -> None:
     attest(host)
     first, second = host.agent.attestations.services(NOW)
     assert (first.base_image_state, second.base_image_state) == ("STAGED", "ACTIVE")
+
+
+def test_the_manager_understands_what_it_is_told(host: SoftwareHost) -> None:
+    host.services[1].away = True
+    attest(host)
+    status = msgspec.convert(status_answer(host.agent, NOW), AgentStatus)
+    assert (status.state, status.base_image_state, status.service_address, status.since) == (
+        "ATTESTED",
+        "ACTIVE",
+        "ta1:443",
+        rfc3339(NOW),
+    )
+    assert status.attested_until == rfc3339(NOW + 3600)
+    host.services[0].refuse_attestation = Refusal("base_image_retired", "image-1 was retired", "Upgrade it.")
+    attest(host)
+    status = msgspec.convert(status_answer(host.agent, NOW), AgentStatus)
+    assert (status.state, status.reason, status.remedy) == ("FAILED", "base_image_retired", "Upgrade it.")

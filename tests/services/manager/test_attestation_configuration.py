@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 
 import pytest
 from services.manager.harness import Api
@@ -329,6 +330,95 @@ def test_a_cleared_tpm_is_accepted_on_all_hosts(authority: Api) -> None:
     assert authority.done("POST", path) is True
     authority.nodes.down = {"ta2"}
     assert "ta2" in authority.failed("POST", path)["messages"][0]["default_message"]
+
+
+IDENTITY_LIST = "/trust/clusters/authority/host-identities"
+IDENTITIES = "/attestation/manage/v1/identities"
+ISSUER = "https://workload-manager/"
+
+
+def seen(service: str, host: str = "host1") -> dict[str, object]:
+    """What an Attestation Service says of hosts."""
+    one = {"principal": ISSUER, "host": host, "ek_digest": "ab" * 32, "key_digest": "cd" * 32, "since": 7}
+    return {"service": f"attestation@{service}", "identities": [one]}
+
+
+def test_identities_of_all_services(authority: Api) -> None:
+    authority.nodes.answers["GET", IDENTITIES] = seen
+    found = authority.done("GET", IDENTITY_LIST)
+    assert [(one["service"], one["host"], one["since"]) for one in found] == [
+        ("attestation@ta1", "host1", 7),
+        ("attestation@ta2", "host1", 7),
+    ]
+    authority.nodes.answers["GET", f"{IDENTITIES}?host=host2"] = lambda host: seen(host, "host2")
+    assert {one["host"] for one in authority.done("GET", f"{IDENTITY_LIST}?host=host2")} == {"host2"}
+    authority.nodes.down = {"ta2"}
+    assert "ta2" in authority.failed("GET", IDENTITY_LIST)["messages"][0]["default_message"]
+    response = authority.request("GET", f"{IDENTITY_LIST}?host=a%2Fb&vmw-task=true")
+    assert (response.status_code, response.json()["messages"][0]["args"]) == (400, ["filter.host"])
+
+
+def test_a_replaced_tpm_is_released_on_all_hosts(authority: Api) -> None:
+    path = f"{IDENTITY_LIST}/host1?action=release"
+    node = "/attestation/manage/v1/hosts/host1/release?principal=https%3A%2F%2Fworkload-manager%2F"
+    authority.nodes.answers["POST", node] = lambda host: {"changed": host == "ta1"}
+    message = authority.failed("POST", path)["messages"][0]["default_message"]
+    assert "spec.principal" in message and "(none)" in message
+    authority.done("POST", PRINCIPALS, json=principal())
+    assert authority.done("POST", path) is True
+    asked = {host for host, method, called in authority.nodes.calls if (method, called) == ("POST", node)}
+    assert asked == {"ta1", "ta2"}
+    authority.nodes.answers["POST", node] = lambda _host: {"changed": False}
+    assert authority.done("POST", path, json={"principal": ISSUER}) is False
+    authority.nodes.down = {"ta2"}
+    failure = authority.failed("POST", path)
+    assert "Not released by: ta2" in failure["messages"][0]["default_message"]
+    response = authority.request("POST", f"{IDENTITY_LIST}/a%2Fb?action=release&vmw-task=true")
+    assert response.status_code in (400, 404)
+
+
+def test_certificate_revocation_lists(authority: Api) -> None:
+    chain = {"cert_chain": [ROOT.pem, INTERMEDIATE.pem]}
+    body = {"name": "vendor", "cert_chain": chain, "crls": [ROOT.crl(), INTERMEDIATE.crl(5)]}
+    authority.done("POST", f"{TPM2}/ca-certificates", json=body)
+    assert authority.done("GET", f"{TPM2}/ca-certificates/vendor")["crls"] == body["crls"]
+    enrolment = {"name": "host1", "certificate": EK.pem}
+    lists = "/trust/clusters/authority/ca-certificates/vendor"
+    revoked = INTERMEDIATE.crl(EK.certificate.serial_number)
+    authority.done("PATCH", lists, json={"crls": [revoked]})
+    failure = authority.failed("POST", f"{TPM2}/endorsement-keys", json=enrolment)
+    assert "was revoked by 'CN=vendor issuing'" in failure["messages"][0]["default_message"]
+    authority.done("PATCH", lists, json={})
+    assert authority.done("GET", f"{TPM2}/ca-certificates/vendor")["crls"] == [revoked]
+    authority.done("PATCH", lists, json={"crls": []})
+    assert "crls" not in authority.done("GET", f"{TPM2}/ca-certificates/vendor")
+    authority.done("POST", f"{TPM2}/endorsement-keys", json=enrolment)
+
+
+@pytest.mark.parametrize(
+    ("crl", "words"),
+    [
+        ("text", "malformed CRL"),
+        (OTHER.crl(), "is by 'CN=another root', which is no CA of this entry"),
+        (ROOT.crl(end=datetime(2026, 1, 2, tzinfo=UTC)), "2026-01-01 to 2026-01-02, and today is"),
+        (ROOT.crl(start=datetime(2035, 1, 2, tzinfo=UTC)), "for 2035-01-02 to 2036-01-01"),
+    ],
+)
+def test_certificate_revocation_list_that_is_refused(authority: Api, crl: str, words: str) -> None:
+    body: dict[str, object] = {"name": "vendor", "cert_chain": {"cert_chain": [ROOT.pem]}}
+    path = f"{TPM2}/ca-certificates"
+    response = authority.request("POST", f"{path}?vmw-task=true", json={**body, "crls": [crl]})
+    if response.status_code == 202:
+        text = authority.failed("POST", path, json={**body, "crls": [crl]})["messages"][0]
+    else:
+        assert response.status_code == 400
+        text = response.json()["messages"][0]
+    assert words in text["default_message"] and "spec.crls[0]" in text["default_message"]
+    authority.done("POST", path, json=body)
+    lists = "/trust/clusters/authority/ca-certificates/vendor"
+    failure = authority.failed("PATCH", lists, json={"crls": [crl]})
+    assert words in failure["messages"][0]["default_message"]
+    assert "crls" not in authority.done("GET", f"{path}/vendor")
 
 
 def test_where_services_answer(authority: Api, tmp_path) -> None:

@@ -466,11 +466,24 @@ def test_old_events_and_too_many_go(api: Api) -> None:
     with api.manager.database.transaction() as connection:
         events.forget(connection, NOW + 104, retention=100, limit=1000)
     assert [event["id"] for event in api.ok("GET", EVENTS)] == list(range(5, 11))
-    with api.manager.database.transaction() as connection:
-        events.forget(connection, NOW, retention=100, limit=2)
+    for _round in range(4):
+        with api.manager.database.transaction() as connection:
+            events.forget(connection, NOW, retention=100, limit=2)
     assert [event["id"] for event in api.ok("GET", EVENTS)] == [9, 10]
     fill(api, 1)
     assert [event["id"] for event in api.ok("GET", f"{EVENTS}?after=10")] == [11]
+
+
+def test_a_host_with_many_events_does_not_push_out_the_others(api: Api) -> None:
+    fill(api, 3, host="calm")
+    fill(api, 90, host="noisy")
+    for _round in range(8):
+        with api.manager.database.transaction() as connection:
+            events.forget(connection, NOW, retention=100, limit=20)
+    assert len(api.ok("GET", f"{EVENTS}?hosts=calm")) == 3
+    assert [event["message"] for event in api.ok("GET", f"{EVENTS}?hosts=noisy")] == [
+        str(number) for number in range(73, 90)
+    ]
 
 
 def test_a_user_of_one_cluster_sees_its_events_only(agents: Agents) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from services.manager.harness import Api, Clock
 
@@ -120,3 +121,110 @@ def test_a_host_that_leaves_and_comes_back_begins_anew(api: Api, services: Servi
     api.done("DELETE", "/trust/clusters/authority/hosts/ta1")
     api.done("POST", "/trust/clusters/authority/hosts", json={"name": "ta1"})
     assert after(api, services, ("cd" * 16, 1, "22" * 32)) == {"health": "OK", "details": []}
+
+
+# ---- verify, and accept -----------------------------------------------------------------------------------
+
+LOGS = "/trust/clusters/authority/audit-logs?action=verify"
+
+
+def signed(services: Services, seq: int, digest: str, host: str = "ta1") -> str:
+    key, certificate = services.identities[host]
+    claims = tokens.AuditHeadClaims(
+        service_id=f"attestation@{host}", chain=CHAIN, seq=seq, hash=digest, iat=int(services.clock())
+    )
+    return tokens.sign_audit_head(claims, key, [certificate])
+
+
+def verifying(api: Api, answers: dict[str, Any], kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """audit_logs.verify of the Attestation Services. answers: by what is asked; kept: peer-heads of ta2."""
+    nodes = api.nodes
+    nodes.answers["POST", "/attestation/manage/v1/audit/verify"] = lambda _given: answers
+    nodes.answers["GET", "/attestation/manage/v1/audit/peer-heads"] = lambda host: {
+        "peers": kept if host == "ta2" else {}
+    }
+    found = api.done("POST", LOGS)
+    return [log for log in found if log["role"] == "attestation-service"]
+
+
+def sent_heads(api: Api) -> list[list[int]]:
+    """The record numbers that each host was asked to have."""
+    path = "/attestation/manage/v1/audit/verify"
+    asked = [i for i, call in enumerate(api.nodes.calls) if call[2] == path]
+    return [sorted(head["seq"] for head in msgspec.json.decode(api.nodes.bodies[i])["heads"]) for i in asked]
+
+
+GOOD = {"intact": True, "records": 9, "first": 1, "head": {"chain": CHAIN, "seq": 9, "hash": "22" * 32}}
+
+
+def test_each_host_checks_against_all_heads_that_others_keep(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    services.clock.now += 3600
+    api.login()
+    after(api, services, (CHAIN, 9, "22" * 32))
+    kept = {"ta1": {"signed": signed(services, 8, "33" * 32), "earlier": [signed(services, 2, "44" * 32)]}}
+    logs = verifying(api, GOOD, kept)
+    assert [(log["host"], log["intact"], log["keepers"]) for log in logs] == [
+        ("ta1", True, ["manager", "ta2"]),
+        ("ta2", True, ["manager"]),
+    ]
+    assert [2, 4, 8, 9] in sent_heads(api)
+    assert (logs[0]["records"], logs[0]["last"]) == (9, 9)
+
+
+def test_a_broken_log_is_named_with_its_place_and_keepers(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    missing = {"chain": CHAIN, "seq": 4, "hash": "11" * 32}
+    answer = GOOD | {"intact": False, "reason": "record 4 is missing", "record": 4, "missing": missing}
+    log = verifying(api, answer, {})[0]
+    assert (log["intact"], log["record"]) == (False, 4)
+    assert log["reason"] == "record 4 is missing (kept by manager)"
+
+
+def test_a_host_that_says_all_is_well_is_contradicted_by_keepers(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    log = verifying(api, GOOD, {"ta1": {"signed": signed(services, 4, "99" * 32)}})[0]
+    assert log["intact"] is False and "manager and ta2 keep different heads for record 4" in log["reason"]
+    log = verifying(
+        api, GOOD, {"ta1": {"signed": signed(services, 4, "11" * 32), "problem": "was replaced"}}
+    )[0]
+    assert log["intact"] is False and "ta2 says: was replaced" in log["reason"]
+
+
+def test_a_peer_cannot_make_another_host_look_bad(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32))
+    forged = [signed(services, 4, "99" * 32, "ta2"), "nonsense"]
+    logs = verifying(api, GOOD, {"ta1": {"signed": forged[0], "earlier": forged}})
+    assert logs[0]["intact"] is True and logs[0]["keepers"] == ["manager"]
+
+
+def test_a_host_that_does_not_answer_is_neither_whole_nor_broken(api: Api, services: Services) -> None:
+    api.nodes.down.add("ta1")
+    log = verifying(api, GOOD, {})[0]
+    assert log.get("intact") is None and "unreachable" in log["reason"]
+
+
+def test_accepting_lets_all_keepers_forget(api: Api, services: Services) -> None:
+    after(api, services, (CHAIN, 4, "11" * 32), ("cd" * 16, 1, "22" * 32))
+    told = []
+    for service in ("attestation", "kms"):
+        path = f"/{service}/manage/v1/audit/peer-heads/ta1/accept"
+        api.nodes.answers["POST", path] = lambda given: told.append(given) or {"changed": True}
+    assert api.done("POST", f"{HEADS}/ta1?action=accept") is True
+    assert len(told) == 2
+    assert {host for host, method, path in api.nodes.calls if path.endswith("/ta1/accept")} == {"ta2"}
+    assert after(api, services, ("cd" * 16, 1, "22" * 32)) == {"health": "OK", "details": []}
+    assert api.failed("POST", f"{HEADS}/nobody?action=accept")["error_type"] == "NOT_FOUND"
+    api.nodes.down.add("ta2")
+    assert "ta2" in str(api.failed("POST", f"{HEADS}/ta1?action=accept"))
+
+
+def test_an_older_head_is_kept_beside_the_last(api: Api, services: Services) -> None:
+    for hour in range(40):
+        services.clock.now += 3600
+        services.said["ta1"] = (CHAIN, 4 + hour, f"{hour:064d}")
+        api.run(maintain(api.manager))
+    api.login()
+    verifying(api, GOOD, {})
+    asked = max(sent_heads(api), key=len)
+    assert 12 <= len(asked) <= 16 and asked[-1] == 43

@@ -39,7 +39,9 @@ LOG = boot(LogBuilder()).data
 LEGACY_LOG = boot(LogBuilder(legacy=True)).data
 ROOT = root()
 AUTHORITY = load_certificate_authority("vendor", [ROOT.pem])
-CERTIFICATE = ROOT.issue("", private_key("rsa2048"), ca=False, usage=EK_KEY_USAGE, extended=[EK_USAGE]).der
+CERTIFICATE = ROOT.issue(
+    "", private_key("rsa2048"), ca=False, usage=EK_KEY_USAGE, extended=[EK_USAGE], tpm_names=True
+).der
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 QUICK = settings(max_examples=60, deadline=2000)

@@ -59,7 +59,7 @@ def test_genuine(name: str) -> None:
     assert (found.enabled, found.reason) == (expected, "")
 
 
-# Firmware that has Secure Boot off measures OFF, then the separator. What else is there was added, or renamed.
+# Firmware that has Secure Boot off measures OFF, then the separator. What else is there was added or renamed.
 ATTACKS: dict[str, tuple[LogBuilder, bool | None]] = {
     "on after the separator": (log_of((CONFIG, OFF), (types.EV_SEPARATOR, ZERO), (CONFIG, ON)), False),
     "on after a separator that is called an action": (

@@ -27,6 +27,8 @@ enabled="$root/etc/systemd/system/multi-user.target.wants"
 # A role starts nginx when it has a configuration for it, as on any other host.
 rm -f "$enabled/nginx.service"
 mkdir -p "$enabled"
+# Ubuntu starts SSH by its socket; here it is a service everywhere.
+rm -rf "$root/etc/systemd/system/ssh.service.requires"
 ln -sf /lib/systemd/system/ssh.service "$enabled/ssh.service"
 
 mkdir -p "$root/etc/ssh/sshd_config.d"

@@ -44,6 +44,7 @@ class ServiceAttestation(Structure, frozen=True):
     address: str | None = None
     reason: str | None = None
     message: str | None = None
+    remedy: str | None = None
     base_image: str | None = None
     base_image_state: str | None = None
     since: str | None = None
@@ -84,6 +85,7 @@ class AttestationInfo(Structure, frozen=True):
     refused_services: list[RefusedService]
     reason: str | None = None
     message: str | None = None
+    remedy: str | None = None
     base_image: str | None = None
     base_image_state: str | None = None
     since: str | None = None
@@ -121,6 +123,7 @@ class AgentAttestation(msgspec.Struct, frozen=True):
     state: State
     reason: str | None = None
     message: str | None = None
+    remedy: str | None = None
     base_image: str | None = None
     base_image_state: str | None = None
     since: str | None = None
@@ -155,6 +158,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     attestations: list[AgentAttestation]
     reason: str | None = None
     message: str | None = None
+    remedy: str | None = None
     base_image: str | None = None
     base_image_state: str | None = None
     since: str | None = None
@@ -174,6 +178,7 @@ def info_of(host: Host, status: AgentStatus) -> AttestationInfo:
         state=status.state,
         reason=status.reason,
         message=status.message,
+        remedy=status.remedy,
         base_image=status.base_image,
         base_image_state=status.base_image_state,
         since=status.since,
@@ -242,9 +247,7 @@ def noted(manager: Manager, asked: Sequence[tuple[Host, AttestationInfo]]) -> li
         kept = [(host, seen(info)) for host, info in asked]
         since = attestation_states.note(connection, kept, int(manager.clock()))
     return [
-        msgspec.structs.replace(info, since=rfc3339(since[host.name]))
-        if info.since is None
-        else info
+        msgspec.structs.replace(info, since=rfc3339(since[host.name])) if info.since is None else info
         for host, info in asked
     ]
 

@@ -54,7 +54,7 @@ def test_every_module_takes_the_connection_and_hides_its_password(name: str) -> 
     assert {"hostname", "username", "password", "port", "validate_certs", "ca_path"} <= set(arguments)
     assert arguments["password"]["no_log"] is True
     fragments = documentation_of(name)["extends_documentation_fragment"]
-    attributes = "attributes.info" if name.endswith("_info") else "attributes"
+    attributes = "attributes.info" if name.endswith(("_info", "_assert")) else "attributes"
     assert set(fragments) == {"trusted.infrastructure.connection", f"trusted.infrastructure.{attributes}"}
 
 
@@ -83,6 +83,8 @@ def test_a_manager_that_does_not_answer(run_module: Any, name: str, monkeypatch:
         given["state"] = "absent"
     if name == "base_image":
         given["version"] = "1"
+    if name == "tpm2_endorsement_key_replace":
+        given["accept_clock"] = True
     for check in (False, True):
         result = run_module(name, check=check, **given)
         assert result["failed"] is True

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.attestation import FIELDS, state_of
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ApiError, Call
-from ansible_collections.trusted.infrastructure.plugins.modules.attestation_info import FIELDS, state_of
 
 TRUST_AUTHORITY = "/vcenter/trusted-infrastructure/trust-authority-clusters/domain-c1"
 LISTS = {
@@ -80,6 +80,14 @@ def test_of_a_cluster_that_is_not_there(run_module: Any, client: Any, name: str)
     assert "no cluster is named two" in str(result["warnings"])
 
 
+def test_identities_of_hosts(run_module: Any, client: Any) -> None:
+    rows = [{"host": "host1", "service": "a"}, {"host": "host2", "service": "a"}]
+    fake = client({("GET", "/trust/clusters/domain-c1/host-identities"): rows})
+    assert run_module("host_identity_info", fake, cluster="one")["host_identities"] == rows
+    found = run_module("host_identity_info", fake, cluster="one", hosts=["host2"])["host_identities"]
+    assert found == rows[1:]
+
+
 ROW = {"host": "host-1", "name": "first", "state": "FAILED", "reason": "quote_signature", "message": "No."}
 
 
@@ -94,7 +102,7 @@ ROW = {"host": "host-1", "name": "first", "state": "FAILED", "reason": "quote_si
 )
 def test_state_of_a_host(row: Any, expected: Any) -> None:
     found = state_of("x", row)
-    assert set(found) == {"name", "attestation", *FIELDS}
+    assert set(found) == {"name", "attestation", *FIELDS, "services"}
     assert {key: found[key] for key in expected} == expected
 
 
