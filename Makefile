@@ -59,6 +59,10 @@ test: bootstrap ## Run every gate and test, the scenarios on a lab of their own
 fuzz: bootstrap ## Fuzz what reads foreign bytes; FUZZ_SECONDS for each target (default 60)
 	@$(run) env FUZZ_SECONDS='$(FUZZ_SECONDS)' pytest --color=no -o faulthandler_timeout=0 tests/fuzz
 
+.PHONY: bench
+bench: bootstrap ## Measure attestation: a table, build/bench.json and plots; nothing else should run
+	@$(run) env PYTHONPATH=src:tests python -m bench $(if $(RECORD),--record)
+
 .PHONY: format
 format: bootstrap ## Put the code into the form that the gates want
 	@$(run) ruff check --fix .

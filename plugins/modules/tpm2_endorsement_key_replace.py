@@ -47,9 +47,18 @@ options:
     description: Certificate of the new TPM's endorsement key in PEM. It must chain to a CA that is registered.
     type: str
   enroll:
-    description: Whether the new key is enrolled. Set it to false where the policy asks for certificates alone.
+    description:
+      - Whether the new key is enrolled. Set it to false where the policy asks for certificates alone.
+      - Then turn the old machine off before. Until the new TPM has attested, the old one could do so again.
     type: bool
     default: true
+  release:
+    description:
+      - Whether the host is released though no new key is named. Its next attestation then binds it to whatever key is enrolled
+        and vouched for.
+      - With a new key, the host is released from another one in any case.
+    type: bool
+    default: false
   accept_clock:
     description:
       - Whether the history of the TPM that the host has attested with begins anew.
@@ -64,6 +73,12 @@ EXAMPLES = r"""
     cluster: trust-authority
     host: host1
     public_key: "{{ (lookup('ansible.builtin.file', 'trust/endorsement_keys/host1.json') | from_json).public_key }}"
+
+- name: A host is no more, and its name or its TPM is free
+  trusted.infrastructure.tpm2_endorsement_key_replace:
+    cluster: trust-authority
+    host: host1
+    release: true
 
 - name: Its TPM was cleared in the firmware's menu
   trusted.infrastructure.tpm2_endorsement_key_replace:
@@ -120,6 +135,7 @@ class Wanted(t.TypedDict):
     key: str
     certificate: str
     enroll: bool
+    release: bool
     accept_clock: bool
 
 
@@ -172,6 +188,8 @@ def plan(found: Found, wanted: Wanted) -> Plan:
     if wanted["key"]:
         digest = key_digest(wanted["key"])
         after = {service: bound for service, bound in before.items() if bound == digest}
+    elif wanted["release"]:
+        after = {}
     if after != before:
         one = path(IDENTITIES + "/{host}", cluster=found["cluster"], host=wanted["host"])
         calls.append(
@@ -214,8 +232,8 @@ def enrolment(found: Found, wanted: Wanted) -> tuple[list[Call], tuple[Call, ...
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:
     """What the parameters describe. Raises ValueError for what is no key, no certificate, or nothing at all."""
     key = ""
-    if not (params["certificate"] or params["public_key"] or params["accept_clock"]):
-        raise ValueError("one of these is needed: public_key, certificate, accept_clock")
+    if not any(params[name] for name in ("certificate", "public_key", "release", "accept_clock")):
+        raise ValueError("one of these is needed: public_key, certificate, release, accept_clock")
     if params["certificate"]:
         key = key_of_certificate(params["certificate"]) or ""
         if not key:
@@ -231,6 +249,7 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:
         "key": key,
         "certificate": params["certificate"] or "",
         "enroll": params["enroll"],
+        "release": params["release"],
         "accept_clock": params["accept_clock"],
     }
 
@@ -246,6 +265,7 @@ def main() -> t.NoReturn:
             "public_key": {"type": "str"},
             "certificate": {"type": "str"},
             "enroll": {"type": "bool", "default": True},
+            "release": {"type": "bool", "default": False},
             "accept_clock": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("public_key", "certificate")],

@@ -30,6 +30,7 @@ from bench.site import HOST
 
 from trusted_infrastructure.messages import AttestationResult, Challenge
 
+PATIENCE = 30.0
 CHALLENGE, EVIDENCE = "/attestation/v1/challenge", "/attestation/v1/evidence"
 
 
@@ -50,6 +51,8 @@ class Result(msgspec.Struct):
 
     def percentile(self, percent: int) -> float:
         """Latency that so many percent stay under."""
+        if len(self.latencies) < 100:
+            return max(self.latencies)
         return statistics.quantiles(self.latencies, n=100)[percent - 1]
 
 
@@ -106,10 +109,12 @@ class Generator:
         hosts = self.attesters[number :: self.connections]
         async with aiohttp.ClientSession(self.front.url, connector=connector) as session:
             turn = 0
-            while (now := time.monotonic()) < ends:
+            # What was under way at the end does not count, but a machine that is too slow for even one does.
+            while (now := time.monotonic()) < ends or (not self._latencies and now < ends + PATIENCE):
                 taken = await self._one(session, hosts[turn % len(hosts)])
                 turn += 1
-                if now >= begins and taken is not None and time.monotonic() < ends:
+                in_time = begins <= now and (time.monotonic() < ends or not self._latencies)
+                if taken is not None and in_time:
                     self._latencies.append(taken)
 
     async def _one(self, session: aiohttp.ClientSession, host: Attester) -> float | None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -29,8 +31,10 @@ with atheris.instrument_imports(include=["trusted_infrastructure"]):
 def fuzz(name: str, folder: Path, seconds: str, seed: str) -> None:
     """Fuzz one target; ends the process."""
     corpus, found = folder / "corpus", folder / "found"
-    for made in (corpus, found):
+    for made in (corpus, found, folder / "temporary"):
         made.mkdir(parents=True, exist_ok=True)
+    # libFuzzer ends the process without letting it tidy up; main() does.
+    tempfile.tempdir = str(folder / "temporary")
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -76,6 +80,7 @@ def main() -> None:
             running[process] = name
         process, status = os.wait()
         name = running.pop(process)
+        shutil.rmtree(folder / name / "temporary", ignore_errors=True)
         (folder / name / "status").write_text(str(os.waitstatus_to_exitcode(status)))
 
 

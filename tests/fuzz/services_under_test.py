@@ -31,7 +31,6 @@ from trusted_infrastructure.tpm.event_log import parse_event_log, replay
 
 _OPEN = ExitStack()
 atexit.register(_OPEN.close)
-_LOOP = asyncio.new_event_loop()
 # 503 is an answer of a service that works; 500 is not, and verification_failed is a fault that was caught.
 FAULTS = {"internal_error", "verification_failed"}
 
@@ -76,6 +75,12 @@ def quickly() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
+@functools.cache
+def loop() -> asyncio.AbstractEventLoop:
+    """Made late: guided.py forks, and processes that share a loop's descriptors wake each other."""
+    return asyncio.new_event_loop()
+
+
 def ask(app: Any, path: str, body: bytes, query: bytes = b"", headers: Any = ()) -> tuple[int, Any]:
     """One POST. Status and decoded body."""
     sent: list[Any] = []
@@ -96,7 +101,7 @@ def ask(app: Any, path: str, body: bytes, query: bytes = b"", headers: Any = ())
         "headers": [(b"x-real-ip", b"192.0.2.7"), *headers],
         "state": {},
     }
-    _LOOP.run_until_complete(app(scope, receive, send))
+    loop().run_until_complete(app(scope, receive, send))
     content = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], json.loads(content)
 

@@ -22,6 +22,10 @@ from services.tpm.event_log_builder import EVERY_CLASS
 from trusted_infrastructure import sealing, wrapping
 from trusted_infrastructure.config import documents
 from trusted_infrastructure.decoding import decode_json
+from trusted_infrastructure.manager import base_image_document
+from trusted_infrastructure.manager.vapi.binding import decode_body
+from trusted_infrastructure.manager.vapi.errors import InvalidArgument
+from trusted_infrastructure.manager.vapi.structure import FieldError
 from trusted_infrastructure.messages import (
     ChallengeRequest,
     CreateKeyRequest,
@@ -165,6 +169,22 @@ def base_image(data: bytes) -> None:
     services_under_test.judge(image)
 
 
+def imported_image(data: bytes) -> None:
+    """A base image as the manager's API takes it."""
+    try:
+        base_image_document.parse(data)
+    except FieldError as error:
+        assert error.field and error.reason
+
+
+def manager_body(data: bytes) -> None:
+    """A body of the manager's API, before any operation looks at it."""
+    try:
+        decode_body(data, "body")
+    except InvalidArgument as error:
+        assert str(error)
+
+
 def messages(data: bytes) -> None:
     for kind in (ChallengeRequest, Evidence, CreateKeyRequest, UnwrapKeyRequest):
         tolerated(functools.partial(decode, data, kind))
@@ -231,6 +251,8 @@ TARGETS: dict[str, Target] = {
     "revocation_list": Target(revocation_list, lambda: parts.REVOCATION_LISTS, 16 * KB),
     "document": Target(document, services_under_test.document_texts, 32 * KB),
     "base_image": Target(base_image, services_under_test.image_texts, 32 * KB),
+    "imported_image": Target(imported_image, services_under_test.image_texts, 32 * KB),
+    "manager_body": Target(manager_body, services_under_test.document_texts, 32 * KB),
     "messages": Target(messages, services_under_test.bodies, 16 * KB),
     "wrapped_key": Target(wrapped_key, lambda: [parts.WRAPPED_KEY], 7 * KB),
     "sealed": Target(sealed, lambda: parts.SEALED, 4 * KB),

@@ -45,7 +45,7 @@ def test_nothing_but_refusals(name: str, runs: Path, capsys: pytest.CaptureFixtu
     inputs = re.search(r"number_of_executed_units:\s*(\d+)", log)
     with capsys.disabled():
         print(f"\n{name}: {inputs[1] if inputs else '?'} inputs in {SECONDS} s", end=" ")
-    found = (runs / name / "found").iterdir()
+    found = sorted((runs / name / "found").iterdir())
     broken = [base64.b64encode(path.read_bytes()).decode() for path in found]
     assert (runs / name / "status").read_text() == "0", f"{log[-6000:]}\ninput: {broken}"
     assert inputs is not None and int(inputs[1]) > 0

@@ -144,6 +144,12 @@ def test_the_inventory_has_groups_and_addresses() -> None:
     assert "/nowhere" not in "".join(files.values())
 
 
+def test_a_lab_remembers_its_release() -> None:
+    addresses = {"ta-manager": "10.89.1.11", "host1": "10.89.1.12", "spare": "10.89.1.13"}
+    files = inventory_files(settings(image_release="trixie"), addresses)
+    assert files[Path("/nowhere/labs/lab/release")] == "trixie\n"
+
+
 @pytest.mark.parametrize(
     ("current", "check", "after"), [(128, False, 2048), (128, True, 128), (4096, False, 4096)]
 )

@@ -11,6 +11,7 @@ import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -202,10 +203,10 @@ def test_another_machine_of_the_family_is_refused_with_what_differs() -> None:
 # ---- bounds
 
 
-def _filled(builder: LogBuilder, *event: object) -> LogBuilder:
+def _filled(builder: LogBuilder, *event: Any) -> LogBuilder:
     """As many of one event as a log takes."""
-    builder.add(*event)  # type: ignore[arg-type]
-    unit = LogBuilder(("sha256",)).add(*event).data  # type: ignore[arg-type]
+    builder.add(*event)
+    unit = LogBuilder(("sha256",)).add(*event).data
     unit = unit[len(LogBuilder(("sha256",)).data) :]
     count = min(MAXIMUM_EVENTS - 3, (4 << 20) // len(unit) - 1)
     builder.data += unit * count

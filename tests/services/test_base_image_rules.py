@@ -14,6 +14,7 @@ from services.tpm.event_log_builder import SECURITY, SHA256, X509, LogBuilder, s
 
 from trusted_infrastructure import base_images
 from trusted_infrastructure.base_images import templates
+from trusted_infrastructure.base_images.exact import ExactPcrs
 from trusted_infrastructure.config.documents import BaseImage, content_of, typed
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm import event_types as types
@@ -108,7 +109,15 @@ def capture(events: list[Change], version: str = "v1", **options: Any) -> BaseIm
 
 def appraise(events: list[Change], *images: BaseImage) -> BaseImage:
     log, values = measured(events)
-    return base_images.appraise(images, "sha256", values, log)
+    try:
+        found = base_images.appraise(images, "sha256", values, log)
+    except Refusal as refusal:
+        with pytest.raises(Refusal) as quick:
+            base_images.appraise(images, "sha256", values, log, ExactPcrs(images))
+        assert (quick.value.code, quick.value.message) == (refusal.code, refusal.message)
+        raise
+    assert base_images.appraise(images, "sha256", values, log, ExactPcrs(images)) is found
+    return found
 
 
 IMAGE = capture(boot())
@@ -421,6 +430,13 @@ BAD_RULES: dict[str, tuple[int, dict[str, Any], str]] = {
     ),
     "repeated boot loader": (4, {"digest": DIGEST, "presence": "repeated"}, r"presence: in PCR 4 only"),
     "any number of authorities": (7, {"digest": DIGEST, "presence": "any"}, r"presence: in PCR 7 only"),
+    "a type that is none": (4, {"type": "EV\n", "digest": DIGEST}, r"events\[2\].type: is not the name"),
+    "a long description": (
+        4,
+        {"digest": DIGEST, "description": "x" * 1025},
+        r"description: must be printable",
+    ),
+    "a description with a line break": (4, {"digest": DIGEST, "description": "a\nb"}, r"must be printable"),
     "short digest": (4, {"digest": "ab"}, r"pcrs.4.events\[2\].digest: must have 64 lower-case"),
     "digest in upper case": (4, {"digest": DIGEST.upper()}, "digest: must have 64 lower-case"),
     "digest with a line break": (4, {"digest": DIGEST + "\n"}, "digest: must have 64 lower-case"),

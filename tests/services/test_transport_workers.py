@@ -25,9 +25,7 @@ OWN = os.getuid()
 
 
 async def who(scope: Any, _receive: Any, send: Any) -> None:
-    """Answers with the worker's process id; /slow takes half a second."""
-    if scope["path"] == "/slow":
-        await asyncio.sleep(0.5)
+    """Answers with the worker's process id."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
 
@@ -63,11 +61,11 @@ class Parent:
     def workers(self) -> list[int]:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
-    def get(self, path: str = "/") -> int:
+    def get(self) -> int:
         """The worker that answers on a new connection."""
         transport = httpx.HTTPTransport(uds=str(self.socket))
         with httpx.Client(transport=transport, base_url="http://x", timeout=10) as client:
-            return int(client.get(path).text)
+            return int(client.get("/").text)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and wait for the end; the status."""
@@ -80,9 +78,11 @@ class Parent:
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Parent]]:
     started: list[Parent] = []
 
-    def make(start: Callable[[int], Program] | None = None, workers: int = 2) -> Parent:
+    def make(
+        start: Callable[[int], Program] | None = None, workers: int = 2, app: Callable[..., Any] = who
+    ) -> Parent:
         folder = tmp_path_factory.mktemp("w")
-        started.append(Parent(folder, start or (lambda _n: Program({folder / "public.sock": who})), workers))
+        started.append(Parent(folder, start or (lambda _n: Program({folder / "public.sock": app})), workers))
         return started[-1]
 
     yield make
@@ -152,15 +152,22 @@ def test_dead_workers_are_replaced_with_pauses(parent: Callable[..., Parent]) ->
 
 
 def test_requests_under_way_are_answered_before_the_end(parent: Callable[..., Parent]) -> None:
-    running = parent()
+    begun, beginning = os.pipe()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        os.write(beginning, b"x")
+        await asyncio.sleep(0.5)
+        await who(scope, receive, send)
+
+    running = parent(app=slow)
     assert running.message() == b"READY=1"
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if running.get("/slow") else 1)
+            os._exit(0 if running.get() else 1)
         finally:
             os._exit(1)
-    time.sleep(0.2)
+    assert os.read(begun, 1) == b"x"
     assert running.end() == 0
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -14,6 +14,7 @@ machine of the same vendor passes the first, and not the second.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +36,21 @@ from trusted_infrastructure.tpm.public_area import PublicArea
 CRL_NOTICE = timedelta(days=7)
 # What does not end by itself is judged again once a day.
 ENROLMENT_REUSE = 86_400
+
+_PEM_BEGIN, _PEM_END = "-----BEGIN PUBLIC KEY-----\n", "-----END PUBLIC KEY-----"
+# Length of a SubjectPublicKeyInfo -> what it begins and ends with (RFC 5480, 2; RFC 3279, 2.3.1).
+_USUAL_FORMS = {
+    91: (bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), b""),  # P-256
+    120: (bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), b""),  # P-384
+    294: (  # RSA-2048, exponent 65537
+        bytes.fromhex("30820122300d06092a864886f70d01010105000382010f003082010a0282010100"),
+        bytes.fromhex("0203010001"),
+    ),
+    422: (  # RSA-3072, exponent 65537
+        bytes.fromhex("308201a2300d06092a864886f70d01010105000382018f003082018a0282018100"),
+        bytes.fromhex("0203010001"),
+    ),
+}
 
 
 class EndorsementPolicy:
@@ -59,7 +75,7 @@ class EndorsementPolicy:
                 self.problems.append(f"CA entry {name}: {refusal.message}")
         for name, key in snapshot.documents("endorsement_key", EndorsementKey).items():
             try:
-                self._enrolled.add(_der(serialization.load_pem_public_key(key.public_key.encode())))
+                self._enrolled.add(_usual_der(key.public_key) or _der(_loaded(key.public_key)))
             except (ValueError, UnsupportedAlgorithm):
                 self.problems.append(f"endorsement key {name}: public_key is not a public key in PEM")
 
@@ -117,6 +133,26 @@ class EndorsementPolicy:
             # The last second of a certificate or list still counts: what was accepted in it ends with it.
             boundaries += [at.timestamp() + 1 for at in (*endorsement.boundaries, *self._list_boundaries)]
         self._endorsed.put(known, True, now, boundaries)
+
+
+def _usual_der(pem: str) -> bytes | None:
+    """SubjectPublicKeyInfo of a key that is written as nearly all are, without making a key of it; else None.
+
+    Each of these forms fixes every byte but the key's own, so who has the same key has the same bytes. (Ten
+    thousand keys are loaded in this way in the time of some hundred.)
+    """
+    if not (pem.startswith(_PEM_BEGIN) and pem.rstrip().endswith(_PEM_END)):
+        return None
+    try:
+        der = base64.b64decode(pem.strip()[len(_PEM_BEGIN) : -len(_PEM_END)].replace("\n", ""), validate=True)
+    except ValueError:
+        return None
+    start, end = _USUAL_FORMS.get(len(der), (b"", b""))
+    return der if start and der.startswith(start) and der.endswith(end) else None
+
+
+def _loaded(pem: str) -> object:
+    return serialization.load_pem_public_key(pem.encode())
 
 
 def _der(key: object) -> bytes:

@@ -20,6 +20,7 @@ from trusted_infrastructure.config.documents import BaseImage, ReferencePcr
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tpm import secure_boot
 from trusted_infrastructure.tpm.event_log import EventLog, initial_value
+from trusted_infrastructure.tpm.event_text import shown
 
 _ORDER = {"ACTIVE": 0, "STAGED": 1}  # which one to report where several match
 _REQUIRED = frozenset(map(str, REQUIRED_PCRS))
@@ -192,7 +193,7 @@ def _value_text(pcr: int, expected: str, evidence: _Evidence) -> str:
     if events and pcr in evidence.explained and expected == initial_value(pcr, bank).hex():
         digest = events[0].digests[bank].hex()
         return f"{wording.label(events[0], bank)}: expected no event in PCR {pcr}, found digest {digest}"
-    return f"PCR {pcr}: expected value {expected}, found {evidence.values[pcr].hex()}"
+    return f"PCR {pcr}: expected value {shown(expected)}, found {evidence.values[pcr].hex()}"
 
 
 def _secure_boot_difference(expected: bool, observed: Observed) -> Difference | None:

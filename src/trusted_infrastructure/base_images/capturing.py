@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
+import msgspec
+
 from trusted_infrastructure.base_images import templates, wording
 from trusted_infrastructure.base_images.observed import Observed
 from trusted_infrastructure.base_images.rules import BANKS, REQUIRED_PCRS
@@ -112,12 +114,16 @@ def _rules(pcr: int, observed: Observed) -> Iterable[ReferenceEvent]:
     previous: ReferenceEvent | None = None
     for place, event in enumerate(events):
         rule = _rule(pcr, event, observed)
-        # Equal rules that take any number of events are one rule.
-        if rule != previous or rule.presence not in ("any", "repeated"):
+        # Equal rules that take any number of events are one rule, whatever the log says of the events.
+        if previous is None or rule.presence not in ("any", "repeated") or not _equal(rule, previous):
             yield rule
         previous = rule
         if pcr == 5 and digests[place : place + 2] == [leave, left]:
             yield from _another_exit(event, observed.bank)
+
+
+def _equal(one: ReferenceEvent, other: ReferenceEvent) -> bool:
+    return msgspec.structs.replace(one, description=other.description) == other
 
 
 def _rule(pcr: int, event: Event, observed: Observed) -> ReferenceEvent:

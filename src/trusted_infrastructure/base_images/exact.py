@@ -52,6 +52,9 @@ def _expected(pcr: int, reference: ReferencePcr, bank: str) -> _Expected | None:
     exact = reference.exact
     if not reference.events or reference.value is not None or len(exact) != len(reference.events):
         return None
+    # A rule with a second digest or a template takes other events as well: the PCR has more than one value.
+    if any(rule.digests or rule.content is not None for rule in reference.events):
+        return None
     try:
         digests = [bytes.fromhex(digest) for _type, digest in exact]
     except ValueError:  # a document that came past the import

@@ -31,6 +31,7 @@ BANKS = ("sha256", "sha384", "sha512")  # in the order in which a scope's images
 
 MAXIMUM_EVENTS = 8192  # of an image; logs have some hundred
 MAXIMUM_DIGESTS = 256  # of a rule
+MAXIMUM_DESCRIPTION = 1024  # characters; capture writes 200
 _DIGEST_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _TEMPLATE_PCRS = frozenset({8, 9, 12})
 _ACTIONS = frozenset({"EV_ACTION", "EV_EFI_ACTION", "EV_OMIT_BOOT_DEVICE_EVENTS"})
@@ -67,6 +68,12 @@ def _check_pcr(field: str, pcr: int, reference: ReferencePcr, digits: int) -> No
 
 
 def _check_rule(field: str, pcr: int, rule: ReferenceEvent, digits: int) -> None:
+    if not re.fullmatch("[A-Za-z0-9_ ]{1,64}", rule.type):
+        raise InvalidField(f"{field}.type", "is not the name of an event type")
+    if len(rule.description) > MAXIMUM_DESCRIPTION or not rule.description.isprintable():
+        raise InvalidField(
+            f"{field}.description", f"must be printable, at most {MAXIMUM_DESCRIPTION} characters"
+        )
     if rule.digest is not None:
         _check_digest(f"{field}.digest", rule.digest, digits)
     if len(rule.digests) > MAXIMUM_DIGESTS:

@@ -60,16 +60,17 @@ def deviation(pcr: int, found: Deviation, observed: Observed) -> str:
 def _rule(rule: ReferenceEvent) -> str:
     """A rule in words: type, what it is, what is accepted."""
     words = rule.description or event_class.words_of(rule.class_)
-    named = f"{rule.type} ({shown(words)})" if words else rule.type
+    named = f"{shown(rule.type)} ({shown(words)})" if words else shown(rule.type)
     if rule.varies:
-        return f"{named} of class {rule.class_}, with any digest"
-    if rule.digest is None and not rule.digests:
-        return f"{named} with content {_quoted(rule.content or '', 0)}"
+        return f"{named} of class {shown(rule.class_)}, with any digest"
     digests = [rule.digest] if rule.digest is not None else []
     digests += rule.digests
+    if not digests:
+        return f"{named} with content {_quoted(rule.content or '', 0)}"
+    first = shown(digests[0])
     if len(digests) == 1:
-        return f"{named} with digest {digests[0]}"
-    return f"{named} with one of {len(digests)} digests, such as {digests[0]}"
+        return f"{named} with digest {first}"
+    return f"{named} with one of {len(digests)} digests, such as {first}"
 
 
 def _unlike(rule: ReferenceEvent, event: Event, bank: str) -> str:

@@ -134,17 +134,21 @@ class SnapshotReader:
         does not know its configuration decides nothing.
         """
         try:
+            if self._snapshot is not None and _which(os.stat(self._path)) == self._seen:
+                return self._snapshot
             with open(self._path, "rb") as file:
-                status = os.fstat(file.fileno())
-                seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-                if seen == self._seen and self._snapshot is not None:
-                    return self._snapshot
+                seen = _which(os.fstat(file.fileno()))
                 data = file.read()
         except OSError as error:
             raise _unavailable(f"cannot read {self._path}: {error.strerror}") from None
         self._snapshot = parse_snapshot(data)
         self._seen = seen
         return self._snapshot
+
+
+def _which(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Tells one published file from another."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def parse_snapshot(data: bytes) -> Snapshot:

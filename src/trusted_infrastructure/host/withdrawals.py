@@ -34,7 +34,7 @@ class Generation(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Heard:
-    """A generation of a group: when this host heard of it, and when the grace period is over (Unix seconds)."""
+    """A generation of a group: when this host heard of it, and when the grace period is over (Unix time)."""
 
     generation: int
     heard: float

@@ -60,11 +60,12 @@ class KeyRoutes:
         public_url: str,
         service_id: str,
         clock: Callable[[], float],
-        ready: Callable[[int], None] = lambda _generation: None,
+        ready: Callable[[int | None], None] = lambda _generation: None,
     ) -> None:
         """public_url: "https://<configured public name>", what proofs must be for. clock: Unix seconds.
 
-        ready: may this service decide under its security generation? Raises Unavailable.
+        ready: may this service decide under its security generation, or (None) vouch for its keys? Raises
+        Unavailable.
         """
         self._state = state
         self._audit = audit
@@ -85,7 +86,7 @@ class KeyRoutes:
 
     async def response_keys(self, _request: Request) -> Response:
         """GET /kms/v1/keys: the key set that answers are verified with."""
-        self._ready(self._state.snapshot().security_generation)
+        self._ready(None)
         return JSONAnswer({"keys": self._state.response_key_set(self._response_key, int(self._clock()))})
 
     async def key(self, request: Request) -> Response:

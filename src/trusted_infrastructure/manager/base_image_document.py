@@ -7,6 +7,7 @@ import msgspec
 
 from trusted_infrastructure.base_images import check_image
 from trusted_infrastructure.config.documents import BaseImage
+from trusted_infrastructure.json_names import repeated_name
 from trusted_infrastructure.manager.vapi.structure import FieldError, check_name, field_error
 from trusted_infrastructure.refusal import InvalidField
 
@@ -16,12 +17,14 @@ FIELD = "imgdb"
 def parse(data: bytes) -> BaseImage:
     """The document in an import. data: JSON. Raises FieldError below "imgdb"."""
     try:
-        image = msgspec.json.decode(data, type=BaseImage)
+        image, repeated = msgspec.json.decode(data, type=BaseImage), repeated_name(data)
     except msgspec.ValidationError as error:
         found = field_error(error)
         raise FieldError(f"{FIELD}.{found.field}".rstrip("."), found.reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise FieldError(FIELD, "is not a base image document: no JSON") from None
+    if repeated is not None:
+        raise FieldError(FIELD, f"has {repeated[:64]!r} more than once")
     check_name(f"{FIELD}.image_version", image.image_version)
     try:
         check_image(image)

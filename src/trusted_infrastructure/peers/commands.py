@@ -239,7 +239,9 @@ def kept_by(peer: Peer, files: ServiceFiles, base: str) -> list[Head]:
     port = "" if peer.port == HTTPS else f":{peer.port}"
     with public_client(Path(files.side_ca), timeout=PEER_TIMEOUT) as client:
         try:
-            response = client.get(f"https://{peer.public_name}{port}{base}/peer-heads")
+            response = client.get(
+                f"https://{peer.public_name}{port}{base}/peer-heads", params={"host": files.host}
+            )
         except httpx.HTTPError as error:
             raise unreachable(peer.host, error) from None
         answer = answer_of(response, peer.host)

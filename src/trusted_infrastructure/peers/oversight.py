@@ -108,14 +108,16 @@ class Oversight:
             clock,
         )
 
-    def ready(self, generation: int) -> None:
-        """May this service decide now? generation: security generation of what it would decide by.
+    def ready(self, generation: int | None) -> None:
+        """May this service decide now? generation: security generation of what it would decide by; None where
+        it only vouches for its own keys.
 
         Raises Unavailable `clock_went_back`, `clock_off_peers`, `clock_unsynchronized`,
         `configuration_stale`.
         """
         self.guard.check()
-        self.watch.check(generation)
+        if generation is not None:
+            self.watch.check(generation)
 
     async def start(self) -> None:
         """Before anything is served: see what the peers say, for a few seconds at most."""

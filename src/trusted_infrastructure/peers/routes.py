@@ -95,9 +95,12 @@ class AuditRoutes:
             self._signed = (now, await asyncio.to_thread(self._head))
         return JSONAnswer(self._signed[1])
 
-    async def peer_heads(self, _request: Request) -> Response:
-        """GET peer-heads: what is kept here of the peers' logs, as they signed it: {host: [JWS]}."""
+    async def peer_heads(self, request: Request) -> Response:
+        """GET peer-heads?host=...: what is kept here of the peers' logs, as they signed it: {host: [JWS]}."""
         known = self._watch.known()
+        if "host" in request.query_params:
+            wanted = request.query_params["host"]
+            known = {wanted: known[wanted]} if wanted in known else {}
         return JSONAnswer(
             {
                 "heads": {

@@ -107,9 +107,7 @@ class PeerWatch:
     async def start(self) -> None:
         """Ask all peers once, for START_LIMIT seconds at most. Call it before anything is served."""
         try:
-            await asyncio.wait_for(self.ask(), START_LIMIT)
-        except TimeoutError:
-            log.warning("peers_slow", limit=START_LIMIT)
+            await self.ask()
         except Refusal as refusal:
             log.warning("peers_not_asked", reason=refusal.message)
 
@@ -149,9 +147,12 @@ class PeerWatch:
     async def _ask(self, peer: Peer) -> Heard | Refusal:
         before = self._clocks.since_boot()
         try:
-            signed = await self._fetch(peer)
+            async with asyncio.timeout(START_LIMIT):
+                signed = await self._fetch(peer)
             after, now = self._clocks.since_boot(), int(self._wall())
             claims = await asyncio.to_thread(self._verified, signed, peer.host, now)
+        except TimeoutError:
+            return Unavailable("peer_unreachable", f"{peer.host} did not answer in {START_LIMIT:g} s")
         except Refusal as refusal:
             return refusal
         return Heard(claims, signed, now, measured(self._boot, before, after, claims.iat))

@@ -36,7 +36,10 @@ MAX_KEY_SET_LIFETIME = 7 * 86400
 
 
 class KeySet(NamedTuple):
-    """Verified keys of one service. keys: kid -> key. expires, issued: Unix seconds; after `expires` it is read again."""
+    """Verified keys of one service. keys: kid -> key.
+
+    expires, issued: Unix seconds; after `expires` it is read again.
+    """
 
     service_id: str
     host: str

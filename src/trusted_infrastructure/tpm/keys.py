@@ -69,6 +69,10 @@ def check_attestation_key(public: PublicArea) -> None:
     remedy = "make the attestation key anew with the agent's template"
     _require_attributes(public, _ATTESTATION_KEY, Attributes.DECRYPT, "ak_attributes", what, remedy)
     _require_strength(public, "ak_weak", what, remedy)
+    # Only a storage key has a cipher (Part 2, 12.2.3.5): whatever this is, no TPM made it.
+    if public.symmetric.algorithm != algorithms.NULL:
+        found = algorithms.name_of(public.symmetric.algorithm)
+        raise Refusal("ak_attributes", f"{what}: must have no symmetric cipher: found {found}", remedy)
     # Without a fixed scheme the signer chooses one for each quote, and could choose the weakest.
     if public.scheme.algorithm not in _SIGNATURE_SCHEMES[public.key_type]:
         found = algorithms.name_of(public.scheme.algorithm)

@@ -152,8 +152,8 @@ class PublicArea:
 
     @functools.cached_property
     def key_digest(self) -> str:
-        """SHA-256 of the key's SubjectPublicKeyInfo (DER), lower-case hex: the same for the same key, whatever
-        its public area says of it. Raises InvalidField as `public_key`."""
+        """SHA-256 of the key's SubjectPublicKeyInfo (DER), lower-case hex: the same for the same key,
+        whatever its public area says of it. Raises InvalidField as `public_key`."""
         der = self.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )

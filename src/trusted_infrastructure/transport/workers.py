@@ -208,6 +208,7 @@ def _worker(
 ) -> NoReturn:
     """A worker's life, from the fork on; it never returns into what the parent was doing."""
     status = 1
+    os.environ.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve_as_worker(doors, bound, start, number, alive, reporting, mask))

@@ -196,7 +196,8 @@ class Answer:
     def __exit__(self, *_exception: object) -> None:
         return None
 
-    def get(self, _url: str) -> Answer:
+    def get(self, _url: str, params: dict[str, str]) -> Answer:
+        assert params == {"host": "ta1"}
         return self
 
 

@@ -18,6 +18,7 @@ from services.side_authority import NOW, SideAuthority
 from trusted_infrastructure import tokens
 from trusted_infrastructure.audit import Decision, Head, records, verify
 from trusted_infrastructure.clock_guard import accept_time
+from trusted_infrastructure.config.documents import Peer
 from trusted_infrastructure.identity import load_key
 from trusted_infrastructure.peers import watch as watch_module
 from trusted_infrastructure.peers.heads import DAYS, HOURS, Heard, KeptHead, after_hearing, thinned
@@ -48,6 +49,8 @@ def test_heads_are_public_signed_and_kept(cluster: Cluster) -> None:
     assert cluster["ta1"].management.get(f"{AUDIT}/head").json() | {"signed": ""} == head | {"signed": ""}
     kept = cluster["ta2"].public.get(f"{BASE}/peer-heads").json()["heads"]
     assert set(kept) == {"ta1", "ta3"}
+    for host, found in (("ta3", {"ta3"}), ("nobody", set())):
+        assert set(cluster["ta2"].public.get(f"{BASE}/peer-heads?host={host}").json()["heads"]) == found
     claims = tokens.verify_kept_audit_head(
         kept["ta1"][0], cluster.side.certificate, "trust_authority", "attestation-service"
     )
@@ -195,6 +198,18 @@ def test_heads_that_are_not_taken(cluster: Cluster) -> None:
         assert "peer 'ta1' does not say where its audit log is" in status(ta2), name
 
 
+def test_a_kept_head_outlives_the_certificate_that_signed_it(cluster: Cluster) -> None:
+    ca, role, later = cluster.side.certificate, "attestation-service", NOW + 100 * 86_400
+    signed = head_of(cluster["ta1"])
+    with pytest.raises(Refusal) as refusal:
+        tokens.verify_audit_head(signed, ca, "trust_authority", role, later)
+    assert refusal.value.code == "certificate_expired"
+    assert tokens.verify_kept_audit_head(signed, ca, "trust_authority", role).seq == 7
+    for iat in (later, NOW - 100 * 86_400):
+        with pytest.raises(Refusal):
+            tokens.verify_kept_audit_head(head_of(cluster["ta1"], iat=iat), ca, "trust_authority", role)
+
+
 def test_a_peer_that_is_no_anchor_is_not_asked(cluster: Cluster) -> None:
     ta2 = cluster["ta2"]
     (ta2.folder / "anchors" / "peers.json").write_text('[{"host":"ta3","public_name":"ta3"}]')
@@ -305,16 +320,21 @@ def test_a_first_deployment_has_no_peers_and_no_configuration(tmp_path: Path) ->
 
 
 def test_a_slow_peer_does_not_hold_the_start(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(_peer: object) -> str:
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    monkeypatch.setattr(watch_module, "START_LIMIT", 0.1)
     ta2 = cluster["ta2"]
+    cluster["ta1"].generation, cluster["ta1"].now = 4, NOW + 5
+    cluster.configure()
+
+    async def never(peer: Peer) -> str:
+        if peer.host == "ta3":
+            await asyncio.sleep(60)
+        return await cluster.fetch(peer)
+
+    monkeypatch.setattr(watch_module, "START_LIMIT", 2)
     ta2.start()
     ta2.oversight._fetch = never
-    asyncio.run(asyncio.wait_for(ta2.oversight.start(), 5))
-    assert ta2.code() == ""
+    asyncio.run(asyncio.wait_for(ta2.oversight.start(), 15))
+    assert ta2.code() == "configuration_stale"  # what the others say counts all the same
+    assert "ta3 did not answer" in status(ta2)
 
 
 # ---- clocks ----

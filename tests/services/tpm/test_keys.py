@@ -99,6 +99,12 @@ AK_REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "ak_attributes",
         "sensitiveDataOrigin",
     ),
+    "with a cipher": (
+        "p256",
+        {"symmetric": Symmetric(algorithms.AES, 128, algorithms.CFB)},
+        "ak_attributes",
+        "no symmetric cipher: found AES",
+    ),
     "no scheme": ("p256", {"scheme": Scheme(algorithms.NULL)}, "ak_attributes", "found NULL"),
     "anonymous scheme": ("p256", {"scheme": Scheme(algorithms.ECDAA, 0x000B, 1)}, "ak_attributes", "ECDAA"),
     "encryption scheme": ("rsa2048", {"scheme": Scheme(algorithms.OAEP, 0x000B)}, "ak_attributes", "OAEP"),

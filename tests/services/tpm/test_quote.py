@@ -101,6 +101,15 @@ def _flip(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def _ecdsa(*numbers: int) -> bytes:
+    """A TPMT_SIGNATURE of r and s."""
+    octets = [number.to_bytes(max(32, (number.bit_length() + 7) // 8), "big") for number in numbers]
+    return b"\x00\x18\x00\x0b" + b"".join(struct.pack(">H", len(one)) + one for one in octets)
+
+
 # Signatures that are not the attestation key's: the quote itself is right.
 WRONG_SIGNATURES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda attest: b"",
@@ -111,6 +120,10 @@ WRONG_SIGNATURES: dict[str, Callable[[bytes], bytes]] = {
     "flipped bit": lambda attest: _flip(sign(private_key("p256"), AK, attest)),
     "zero": lambda attest: struct.pack(">HHHH", 0x18, 0x0B, 0, 0),
     "zeros": lambda attest: struct.pack(">HHH", 0x18, 0x0B, 32) + bytes(32) + b"\x00\x20" + bytes(32),
+    "r is the group's order": lambda attest: _ecdsa(P256_ORDER, 1),
+    "s is the group's order": lambda attest: _ecdsa(1, P256_ORDER),
+    "both are one": lambda attest: _ecdsa(1, 1),
+    "all bits set": lambda attest: _ecdsa(2**528 - 1, 2**528 - 1),
     "of another key": lambda attest: sign(private_key("p256:2"), AK, attest),
     "of other bytes": lambda attest: sign(private_key("p256"), AK, attest + b"\0"),
     "with SHA-1": lambda attest: sign(

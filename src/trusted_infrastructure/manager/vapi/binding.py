@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from trusted_infrastructure.json_names import repeated_name
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.operation import AnyOperation
 from trusted_infrastructure.manager.vapi.structure import Structure, field_error
@@ -137,9 +138,12 @@ def decode_body(body: bytes, field: str) -> Any:
     if not body.strip():
         return None
     try:
-        return aliased(msgspec.json.decode(body), field)
+        content, repeated = msgspec.json.decode(body), repeated_name(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(field, f"the request's body is not JSON: {error}") from None
+    if repeated is not None:
+        raise InvalidArgument(field, f"{repeated[:64]!r} is given more than once")
+    return aliased(content, field)
 
 
 def stray_body(operation: AnyOperation, body: bytes) -> dict[str, Any]:

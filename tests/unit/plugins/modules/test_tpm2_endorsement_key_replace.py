@@ -44,7 +44,7 @@ def seen(service: str, name: str, principal: str = ISSUER) -> dict[str, Any]:
 
 def wanted(**changes: Any) -> Any:
     fields = {"host": "host1", "principal": None, "name": "host1", "key": key("new"), "certificate": ""}
-    return {**fields, "enroll": True, "accept_clock": False, **changes}
+    return {**fields, "enroll": True, "release": False, "accept_clock": False, **changes}
 
 
 def found(enrolled: str, *identities: dict[str, Any]) -> Any:
@@ -92,6 +92,10 @@ NEW = (seen("ta1", "new"), seen("ta2", "new"))
             {"ta1": digest("old"), "ta2": digest("old")},
         ),
         (found(""), wanted(key="", accept_clock=True), (), (), {}),
+        # A host that is removed.
+        (found("", *OLD), wanted(key="", release=True), (RELEASE,), (), {}),
+        (found(""), wanted(key="", release=True), (), (), {}),
+        (found(key("new"), NEW[0]), wanted(release=True), (), (), {"ta1": digest("new")}),
         # The old TPM's history is not touched when it is replaced.
         (found(key("new"), *OLD), wanted(accept_clock=True), (RELEASE,), (), {}),
         (
@@ -121,7 +125,7 @@ def test_a_host_of_several_principals() -> None:
 
 def test_what_is_wanted() -> None:
     given = {"host": "host1", "principal": None, "name": None, "public_key": None, "certificate": None}
-    given |= {"enroll": True, "accept_clock": True}
+    given |= {"enroll": True, "release": False, "accept_clock": True}
     assert wanted_of(given) == wanted(key="", accept_clock=True)
     assert wanted_of({**given, "public_key": key("new"), "name": "n"})["name"] == "n"
     for field in ("public_key", "certificate"):
