@@ -369,7 +369,7 @@ def in_container(system: str, folder: Path, mirrors: list[str]) -> dict[str, obj
     from wheelhouse_container import ContainerError, build_in_container
 
     try:
-        with (folder.parent / ".containers.lock").open("w") as lock:
+        with (folder.parent / f".{system.replace(' ', '-')}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return build_in_container(system, folder, mirrors)
     except ContainerError as error:

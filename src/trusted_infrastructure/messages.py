@@ -99,8 +99,8 @@ class Evidence(WireMessage, frozen=True):
 
 
 class AttestationResult(WireMessage, frozen=True):
-    """Attestation Service to agent: the token (JWT) and when it ends (Unix seconds). image_state: STAGED where
-    the base image is not in general use yet; for people."""
+    """Attestation Service to agent: the token (JWT) and when it ends (Unix seconds). image_state: STAGED
+    where the base image is not in general use yet; for people."""
 
     token: str
     expires: int

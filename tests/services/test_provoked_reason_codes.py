@@ -30,6 +30,7 @@ ELSEWHERE = {
     "clock_off_peers": "attestation/test_oversight.py",
     "clock_went_back": "attestation/test_oversight.py",
     "clock_unsynchronized": "test_clock_guard.py",
+    "worker_failed": "test_transport_workers.py",
     "audit_head_invalid": "peers/test_commands.py",
 }
 

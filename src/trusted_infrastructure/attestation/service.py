@@ -243,9 +243,7 @@ class AttestationService:
         finally:
             self._metrics.decided(operation, code, time.perf_counter() - began)
 
-    async def _received(
-        self, request: Request, operation: str, address: str
-    ) -> tuple[bytes, Configuration]:
+    async def _received(self, request: Request, operation: str, address: str) -> tuple[bytes, Configuration]:
         """Body and configuration. A refusal here (too large, not enabled) is a decision as any other."""
         try:
             return await request.body(), self.configuration()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from trusted_infrastructure.base_images import templates
 from trusted_infrastructure.tpm import event_class, event_types, secure_boot
 from trusted_infrastructure.tpm.event_log import Event, EventLog
+from trusted_infrastructure.tpm.event_types import name_of
 
 
 class Observed:
@@ -15,6 +16,7 @@ class Observed:
         self.log = log
         self.bank = bank
         self._digests: dict[int, list[str]] = {}
+        self._types: dict[int, list[str]] = {}
         self._pairs: dict[int, list[tuple[str, str]]] = {}
         self._classes: dict[int, str] = {}
         self._texts: dict[int, str | None] = {}
@@ -38,7 +40,10 @@ class Observed:
 
     def types(self, pcr: int) -> list[str]:
         """Types of the events of a PCR, in order."""
-        return [event.type_name for event in self.log.events_of(pcr)]
+        found = self._types.get(pcr)
+        if found is None:
+            found = self._types[pcr] = [name_of(event.type) for event in self.log.events_of(pcr)]
+        return found
 
     def class_of(self, event: Event) -> str:
         """`event_class.classify`."""

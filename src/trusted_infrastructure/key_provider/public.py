@@ -94,7 +94,7 @@ class KeyRoutes:
         course = _Course(
             address=request.headers.get("x-real-ip", ""),
             provider=request.path_params["provider"],
-            action=request.query_params.get("action", ""),
+            action="&".join(request.query_params.getlist("action")),
         )
         loop = asyncio.get_running_loop()
         try:

@@ -69,7 +69,7 @@ def verify_assertion(
     """
     code = "assertion_invalid"
     remedy = "The workload manager renews the assertion when it replicates to the host."
-    header = read_header(assertion, ASSERTION_TYPE, code)
+    header = read_header(assertion, ASSERTION_TYPE, "x5t", code)
     issuer = unverified_payload(assertion, AssertionClaims, code).iss
     leaf = _principal_leaf(issuer, header.x5t, principals, now)
     claims = verify(assertion, leaf, AssertionClaims, code)

@@ -73,7 +73,7 @@ def sign_token(claims: TokenClaims, key: PrivateKey, kid: str) -> str:
 
 def unverified_kid(token: str) -> str:
     """The key id that a token names, to find out which key set is needed. Raises Refusal `token_invalid`."""
-    kid = read_header(token, TOKEN_TYPE, "token_invalid").kid
+    kid = read_header(token, TOKEN_TYPE, "kid", "token_invalid").kid
     if not kid:
         raise Refusal("token_invalid", "the token names no key (kid)", status=401)
     return kid

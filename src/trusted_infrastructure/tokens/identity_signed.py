@@ -143,7 +143,7 @@ def verify_kept_audit_head(jws: str, ca_pem: str, side: str, role: str) -> Audit
     A head must outlive the certificate: it says what a log held once. Raises as `verify_audit_head`.
     """
     code = "audit_head_invalid"
-    read_header(jws, AUDIT_HEAD_TYPE, code)
+    read_header(jws, AUDIT_HEAD_TYPE, "x5c", code)
     signed_at = unverified_payload(jws, AuditHeadClaims, code).iat
     return verify_audit_head(jws, ca_pem, side, role, signed_at)
 
@@ -157,7 +157,7 @@ def _identity_of(
     jws: str, media_type: str, ca_pem: str, side: str, role: str, now: int, code: str
 ) -> tuple[str, PublicKey]:
     """Host and key of the certificate that came with a JWS, after the certificate was verified."""
-    header = read_header(jws, media_type, code)
+    header = read_header(jws, media_type, "x5c", code)
     try:
         chain = [
             identity.load_der_certificate(base64.b64decode(text, validate=True))

@@ -54,6 +54,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     x5t: str | None = msgspec.field(default=None, name="x5t#S256")
 
 
+_KEY_PARAMETERS = frozenset({"kid", "jwk", "x5c", "x5t"})
+
 Decoded = TypeVar("Decoded", bound=msgspec.Struct)
 
 _JWS = jwt.PyJWS(algorithms=["ES256"])
@@ -73,8 +75,11 @@ def verify(token: str, key: PublicKey, claims: type[Decoded], code: str) -> Deco
     return _decode(payload, claims, code)
 
 
-def read_header(token: str, media_type: str, code: str) -> Header:
-    """The header of a token of this `typ`, not verified: it only says which key to verify with."""
+def read_header(token: str, media_type: str, parameter: str, code: str) -> Header:
+    """The header of a token of this `typ`, not verified: it only says which key to verify with.
+
+    parameter: the one by which this kind says it ("kid", "jwk", "x5c" or "x5t"); the others are refused.
+    """
     if len(token) > MAX_SIZE or not token.isascii():
         raise Refusal(code, f"is longer than {MAX_SIZE} characters, or not ASCII", status=401)
     parts = token.split(".")
@@ -83,6 +88,10 @@ def read_header(token: str, media_type: str, code: str) -> Header:
     header = _decode(_segment(parts[0], code), Header, code)
     if header.typ != media_type:
         raise Refusal(code, f"expected typ {media_type!r}, found {header.typ[:64]!r}", status=401)
+    # Without this, two places could name a key, and a reader could take the wrong one.
+    for other in _KEY_PARAMETERS - {parameter}:
+        if getattr(header, other) is not None:
+            raise Refusal(code, f"the header must not have {other}", status=401)
     return header
 
 

@@ -52,7 +52,7 @@ def verify_proof(proof: str, method: str, url: str, body: bytes, token: str, jkt
     url: of the configured public name, never made from the Host header. jkt: thumbprint from the token.
     Raises Refusal (401) `proof_invalid`, `proof_expired`, `proof_mismatch`.
     """
-    header = read_header(proof, PROOF_TYPE, "proof_invalid")
+    header = read_header(proof, PROOF_TYPE, "jwk", "proof_invalid")
     if header.jwk is None:
         raise Refusal("proof_invalid", "the proof carries no key (jwk)", status=401)
     key = from_jwk(header.jwk.x, header.jwk.y, "proof_invalid")

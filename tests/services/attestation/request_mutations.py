@@ -295,6 +295,8 @@ UNKNOWN_CALLER: dict[str, tuple[str, Prepare]] = {
     "assertion by the key in its header": ("assertion_invalid", own_key_in_the_header),
     "assertion with x5u": ("assertion_invalid", jws({"x5u": "https://evil.test/key.pem"})),
     "assertion with jku": ("assertion_invalid", jws({"jku": "https://evil.test/keys"})),
+    "assertion with kid": ("assertion_invalid", jws({"kid": "A" * 43})),
+    "assertion with x5c": ("assertion_invalid", jws({"x5c": ["AAAA"]})),
     "assertion with crit": ("assertion_invalid", jws({"crit": ["exp"]})),
     "assertion with b64": ("assertion_invalid", jws({"b64": False})),
     "assertion with typ of a token": ("assertion_invalid", jws({"typ": "ti-token+jwt"})),

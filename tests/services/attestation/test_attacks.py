@@ -179,16 +179,20 @@ def test_no_log_is_dear(world: World, name: str) -> None:
     """The host's TPM signs for it, so it is judged to the end. 2 s, 64 MB."""
     data = logs()[name]
     request = world.request()
-    evidence = world.host.evidence(request, world.challenge(request), event_log=data)
-    body = encode(evidence)
-    assert len(body) < 2 * MB
-    tracemalloc.start()
+    bodies = [
+        encode(world.host.evidence(request, world.challenge(request), event_log=data)) for _index in range(2)
+    ]
+    assert len(bodies[0]) < 2 * MB
     began = time.process_time()
-    answer = world.public.post(EVIDENCE, content=body)
-    seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+    answer = world.public.post(EVIDENCE, content=bodies[0])
+    seconds = time.process_time() - began
+    tracemalloc.start()
+    world.public.post(EVIDENCE, content=bodies[1])
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert code_of(answer) in ("event_log_replay", "event_log_malformed")
     assert seconds < 2 and peak < 64 * MB, (seconds, peak)
+    print(f"{name}: {seconds:.2f} s, {peak / MB:.0f} MB")
 
 
 def test_a_dear_log_that_replays(world: World) -> None:

@@ -78,6 +78,9 @@ def test_serves_both_sockets_until_sigterm(folder: Path) -> None:
     [
         ({"service_id": "attestation@ta2"}, b"service_id"),
         ({"unknown": 1}, b"unknown"),
+        ({"workers": 0}, b"workers"),
+        ({"workers": 65}, b"workers"),
+        ({"workers": 2, "state_directory": "/nonexistent/state"}, b"/nonexistent/state"),
         ({"state_directory": "relative"}, b"absolute path"),
         ({"state_directory": "/nonexistent/state"}, b"/nonexistent/state"),
     ],

@@ -206,7 +206,7 @@ def test_without_configuration_nobody_is_judged(world: World, content: bytes | N
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "configuration_unavailable"
     assert world.management.get(f"{MANAGE}/status").json()["health"] == "ERROR"
-    assert world.audit() == []
+    assert [(record.code, record.host) for record in world.audit()] == [("configuration_unavailable", "")]
 
 
 @pytest.mark.parametrize("state", ["DISABLE", None])

@@ -249,6 +249,7 @@ def victims_key_in_the_header(host: Host, text: str, body: bytes) -> str:
     return forged(host.proof(text, body), thief)
 
 
+OTHER_JWK = tokens.jwk(ec.generate_private_key(ec.SECP256R1()).public_key())
 CLUSTER = ("trust_authority_cluster", "cluster")
 
 TOKEN: dict[str, Mutation] = {
@@ -299,6 +300,8 @@ TOKEN: dict[str, Mutation] = {
     "kid of nobody": Mutation("token_invalid", False, token=token({"kid": "A" * 43})),
     "kid of a path": Mutation("token_invalid", False, token=token({"kid": "../../etc/passwd"})),
     "kid is a list": Mutation("token_invalid", False, token=token({"kid": ["a"]})),
+    "jwk beside the kid": Mutation("token_invalid", False, token=token({"jwk": OTHER_JWK})),
+    "x5c beside the kid": Mutation("token_invalid", False, token=token({"x5c": ["AAAA"]})),
     "crit": Mutation("token_invalid", False, token=token({"crit": ["exp"], "exp": 1})),
     "b64": Mutation("token_invalid", False, token=token({"b64": False, "crit": ["b64"]})),
     "jku": Mutation("token_invalid", False, token=token({"jku": "https://evil.test/"})),
@@ -405,6 +408,8 @@ PROOF: dict[str, Mutation] = {
         "proof_invalid", proof=proof({"jwk": {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43}})
     ),
     "jwk of a secret": Mutation("proof_invalid", proof=proof({"jwk": {"kty": "oct", "k": "AAAA"}})),
+    "kid beside the jwk": Mutation("proof_invalid", proof=proof({"kid": "A" * 43})),
+    "x5c beside the jwk": Mutation("proof_invalid", proof=proof({"x5c": ["AAAA"]})),
     "crit": Mutation("proof_invalid", proof=proof({"crit": ["htu"]})),
     "signed by another than the key it shows": Mutation("proof_invalid", proof=victims_key_in_the_header),
     "stolen token": Mutation("proof_mismatch", proof=stolen),
@@ -444,6 +449,7 @@ PROOF: dict[str, Mutation] = {
 
 REQUEST: dict[str, Mutation] = {
     "no action": Mutation("malformed_request", False, query=""),
+    "action twice": Mutation("malformed_request", False, query="?action=create&action=unwrap"),
     "empty action": Mutation("malformed_request", False, query="?action="),
     "unknown action": Mutation("malformed_request", False, query="?action=delete"),
     "action in capitals": Mutation("malformed_request", False, query="?action=UNWRAP"),
