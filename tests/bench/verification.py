@@ -60,7 +60,10 @@ class Verification:
         self._evidence = self.site.attesters[0].evidence(self._challenge())
 
     def _challenge(self) -> Challenge:
-        return self._issuer.challenge(self._request, "192.0.2.7", self.configuration)
+        answer = self._issuer.judge_challenge(self._request, "192.0.2.7", self.configuration)
+        if not isinstance(answer, Challenge):
+            raise answer.refusal
+        return answer
 
     def challenge(self) -> bytes:
         """From the body of the challenge request to the body of its answer."""

@@ -27,7 +27,7 @@ from trusted_infrastructure import base_images
 from trusted_infrastructure.config.documents import BaseImage
 from trusted_infrastructure.messages import encode
 from trusted_infrastructure.refusal import Refusal
-from trusted_infrastructure.tpm.event_log import parse_event_log, replay
+from trusted_infrastructure.tpm.event_log import initial_value, parse_event_log, replay
 
 _OPEN = ExitStack()
 atexit.register(_OPEN.close)
@@ -142,7 +142,8 @@ def attested_log(data: bytes) -> None:
     host = world().host
     genuine = host.pcrs
     try:
-        host.pcrs = genuine | replay(parse_event_log(data), "sha256")
+        never_extended = {pcr: initial_value(pcr, "sha256") for pcr in genuine}
+        host.pcrs = never_extended | replay(parse_event_log(data), "sha256")
     except Refusal:
         pass
     try:

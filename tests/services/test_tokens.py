@@ -69,7 +69,7 @@ def code_of(call: Callable[[], object]) -> str:
 
 def verify(token: str, now: int = NOW, audience: str = "group-1") -> tokens.TokenClaims:
     return tokens.verify_token(
-        token, {KID: KEY.public_key()}, audience, now, issuers={KID: "attestation@ta1"}
+        token, {KID: KEY.public_key()}, audience, now, issuers={KID: {"attestation@ta1"}}
     )
 
 

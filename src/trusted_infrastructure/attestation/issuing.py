@@ -20,7 +20,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 
@@ -58,6 +58,14 @@ class Attempt:
     assertion: AssertionClaims | None = None
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A decision against a host that is not recorded yet."""
+
+    attempt: Attempt
+    refusal: Refusal
+
+
 class Issuer:
     """Answers challenge requests and evidence. Thread-safe; blocks for the disk."""
 
@@ -85,15 +93,22 @@ class Issuer:
         self._limit = limit
         self._clock = clock
 
-    def challenge(self, body: bytes, address: str, configuration: Configuration) -> Challenge:
-        """Answer a challenge request. body: its exact bytes. Raises Refusal."""
+    def judge_challenge(self, body: bytes, address: str, configuration: Configuration) -> Challenge | Refused:
+        """Answer a challenge request. body: its exact bytes. Does not wait for the disk: a challenge needs no
+        record, and a refusal is to be handed to `refuse`."""
         attempt = Attempt(address, "challenge")
-        return self._decided(attempt, lambda: self._challenge(body, attempt, configuration))
+        return self._judged(attempt, lambda: self._challenge(body, attempt, configuration))
 
     def evidence(self, body: bytes, address: str, configuration: Configuration) -> AttestationResult:
         """Answer evidence with a token. Raises Refusal."""
         attempt = Attempt(address, "evidence")
-        return self._decided(attempt, lambda: self._evidence(body, attempt, configuration))
+        answer = self._judged(attempt, lambda: self._evidence(body, attempt, configuration))
+        return self.refuse(answer) if isinstance(answer, Refused) else answer
+
+    def refuse(self, refused: Refused) -> NoReturn:
+        """Record a refusal. Raises it, or Unavailable `audit_unavailable`."""
+        self._refused(refused.attempt, refused.refusal)
+        raise refused.refusal
 
     def turned_away(self, operation: str, address: str, refusal: Refusal) -> None:
         """Record a request that was refused before it was read. Raises Unavailable `audit_unavailable`."""
@@ -170,8 +185,8 @@ class Issuer:
             hpke=SealingTarget(evidence.hpke_suite, hashlib.sha256(evidence.hpke_public_key).hexdigest()),
         )
 
-    def _decided(self, attempt: Attempt, decide: Callable[[], Answer]) -> Answer:
-        """The answer of `decide`; or its refusal, recorded, whatever it raised."""
+    def _judged(self, attempt: Attempt, decide: Callable[[], Answer]) -> Answer | Refused:
+        """The answer of `decide`; or its refusal, whatever it raised."""
         try:
             return decide()
         except Refusal as refusal:
@@ -183,8 +198,7 @@ class Issuer:
                 "the request could not be judged",
                 "Look into the journal of the attestation service and report what it says.",
             )
-        self._refused(attempt, decision)
-        raise decision
+        return Refused(attempt, decision)
 
     def _refused(self, attempt: Attempt, refusal: Refusal) -> None:
         now = int(self._clock())

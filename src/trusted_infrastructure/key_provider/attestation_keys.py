@@ -11,7 +11,7 @@ few seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,13 +39,13 @@ Fetch = Callable[[Peer], Awaitable[str]]
 
 @dataclass(frozen=True)
 class KnownKeys:
-    """Keys that tokens may be signed with: kid -> key, and kid -> id of the service whose key it is.
+    """Keys that tokens may be signed with: kid -> key, and kid -> ids of the services that publish it.
 
     outdated: kid -> id of the service, of key sets that are too old: their keys are known and verify nothing.
     """
 
     keys: Mapping[str, PublicKey]
-    issuers: Mapping[str, str]
+    issuers: Mapping[str, Collection[str]]
     outdated: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ class AttestationKeys:
     def known(self, peers: Sequence[Peer], now: int) -> KnownKeys:
         """What may sign tokens now: of accepted peers alone, and not after the end of their key sets."""
         keys: dict[str, PublicKey] = {}
-        issuers: dict[str, str] = {}
+        issuers: dict[str, set[str]] = {}
         outdated: dict[str, str] = {}
         for peer in peers:
             key_set = self._key_set(peer.host, now)
@@ -90,7 +90,10 @@ class AttestationKeys:
                 outdated.update(of_service)
                 continue
             keys.update(key_set.keys)
-            issuers.update(of_service)
+            # A set proves nothing about private halves: a peer that publishes another's key does not take it.
+            for kid in key_set.keys:
+                issuers.setdefault(kid, set()).add(key_set.service_id)
+        outdated = {kid: service for kid, service in outdated.items() if kid not in keys}
         return KnownKeys(keys, issuers, outdated)
 
     async def refresh(self, peers: Sequence[Peer], now: int) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from trusted_infrastructure import messages, tokens, wrapping
@@ -63,14 +63,14 @@ class KeyRequest:
 class Knowledge:
     """What this host knows when it decides.
 
-    keys, issuers: kid -> key, and kid -> service id, of the attestation services. superseded: when the
+    keys, issuers: kid -> key, and kid -> service ids, of the attestation services. superseded: when the
     security generation rose above the given one (Unix seconds); None if it did not. outdated: kid -> service
     id, of keys that were not confirmed for too long.
     """
 
     snapshot: Snapshot
     keys: Mapping[str, PublicKey]
-    issuers: Mapping[str, str]
+    issuers: Mapping[str, Collection[str]]
     superseded: Callable[[int], int | None]
     outdated: Mapping[str, str] = field(default_factory=dict)
 

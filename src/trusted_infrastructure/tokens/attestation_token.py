@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
@@ -84,11 +84,11 @@ def verify_token(
     keys: Mapping[str, PublicKey],
     audience: str,
     now: int,
-    issuers: Mapping[str, str] | None = None,
+    issuers: Mapping[str, Collection[str]] | None = None,
 ) -> TokenClaims:
     """Verify a token and answer its claims.
 
-    keys: kid -> key of the attestation services. issuers: kid -> service id, when given: `iss` must be the
+    keys: kid -> key of the attestation services. issuers: kid -> service ids, when given: `iss` must be a
     service that published the key, so that one host cannot speak in another's name. Raises Refusal (401)
     `token_invalid`, `token_expired`, `token_audience`.
     """
@@ -96,7 +96,7 @@ def verify_token(
     if kid not in keys:
         raise Refusal("token_invalid", f"no known attestation service has key {kid[:64]!r}", status=401)
     claims = verify(token, keys[kid], TokenClaims, "token_invalid")
-    if issuers is not None and issuers.get(kid) != claims.iss:
+    if issuers is not None and claims.iss not in issuers.get(kid, ()):
         raise Refusal("token_invalid", f"key {kid} does not belong to issuer {claims.iss!r}", status=401)
     if claims.aud != audience:
         raise Refusal("token_audience", f"expected {audience!r}, found {claims.aud!r}", status=401)

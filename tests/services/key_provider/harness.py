@@ -108,8 +108,8 @@ class Authority:
     def keys(self) -> dict[str, PublicKey]:
         return {self.attestation.kid: self.attestation.key.public_key()}
 
-    def issuers(self) -> dict[str, str]:
-        return {self.attestation.kid: self.attestation.service_id}
+    def issuers(self) -> dict[str, set[str]]:
+        return {self.attestation.kid: {self.attestation.service_id}}
 
 
 def cluster(**changes: Any) -> TrustAuthorityCluster:

@@ -85,7 +85,21 @@ def test_keys_and_issuers(peers: Peers) -> None:
     peers.refresh()
     known = peers.keys.known(PEERS, NOW)
     assert len(known.keys) == 2
-    assert sorted(known.issuers.values()) == ["attestation@ta1", "attestation@ta2"]
+    assert sorted(map(sorted, known.issuers.values())) == [["attestation@ta1"], ["attestation@ta2"]]
+
+
+def test_a_peer_cannot_take_anothers_key(peers: Peers) -> None:
+    """A key set names public keys, which everybody knows: also those of the other services."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    kid = tokens.thumbprint(key.public_key())
+    peers.sets = {"ta1": key_set("ta1", key=key), "ta2": key_set("ta2", key=key)}
+    peers.refresh()
+    assert peers.keys.known(PEERS, NOW).issuers == {kid: {"attestation@ta1", "attestation@ta2"}}
+    # One whose set has ended takes it along as little.
+    peers.sets["ta2"] = key_set("ta2", key=key, lifetime=60)
+    peers.refresh()
+    known = peers.keys.known(PEERS, NOW + 60)
+    assert (known.issuers, known.outdated) == ({kid: {"attestation@ta1"}}, {})
 
 
 @pytest.mark.parametrize(
