@@ -91,7 +91,7 @@ RETURN = r"""
 resource:
   description:
     - The host as it is after the module, or would be in check mode.
-    - C(enrolled) is the enrolled key. RV(resource.bound_to) has, for each Attestation Service that has attested
+    - C(enrolled) is the enrolled key. C(bound_to) has, for each Attestation Service that has attested
       the host, the digest (SHA-256 of SubjectPublicKeyInfo) of the one key that it takes of this host.
   type: dict
   returned: always
