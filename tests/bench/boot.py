@@ -34,7 +34,7 @@ class MeasuredBoot:
 def measured_boot(size: int = TYPICAL_SIZE, variant: str = "") -> MeasuredBoot:
     """A boot whose log has about `size` bytes (from 5000 on), and as many events as such logs have.
 
-    variant: part of the kernel's command line; another one is another base image.
+    variant: of kernel, initrd and command line; another one is another base image.
     """
     count = max(21, round(size / BYTES_OF_AN_EVENT))
     bare = _log(_boot_events(count, 1, variant))
@@ -56,8 +56,8 @@ def _boot_events(count: int, entries_of_dbx: int, variant: str) -> list[_Event]:
     command_line = f"/vmlinuz root=LABEL=root ro quiet usrhash={'ab' * 32} {variant}"
     last: list[_Event] = [
         (8, types.EV_IPL, f"kernel_cmdline: {command_line}\0".encode(), command_line.encode()),
-        (9, types.EV_IPL, b"(hd0,gpt1)/vmlinuz\0", b"kernel"),
-        (9, types.EV_IPL, b"(hd0,gpt1)/initrd\0", b"initrd"),
+        (9, types.EV_IPL, b"(hd0,gpt1)/vmlinuz\0", f"kernel {variant}".encode()),
+        (9, types.EV_IPL, b"(hd0,gpt1)/initrd\0", f"initrd {variant}".encode()),
         (5, types.EV_EFI_ACTION, b"Exit Boot Services Invocation", None),
     ]
     first = _firmware_events(entries_of_dbx)

@@ -119,6 +119,9 @@ def _order(image: BaseImage) -> int:
 def _matches(image: BaseImage, evidence: _Evidence) -> bool:
     if not _REQUIRED <= image.pcrs.keys():
         return False
+    # Most images that do not match are out by a comparison of values, before any rule is looked at.
+    if evidence.exact is not None and evidence.exact.excludes(image, evidence.values):
+        return False
     return all(_pcr_matches(int(name), reference, evidence) for name, reference in image.pcrs.items())
 
 

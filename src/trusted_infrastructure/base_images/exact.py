@@ -10,7 +10,7 @@ compared as ever. What does not match in this way is compared rule by rule, whic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from trusted_infrastructure.base_images.observed import Observed
@@ -35,6 +35,18 @@ class ExactPcrs:
             for pcr, reference in image.pcrs.items()
             if (expected := _expected(int(pcr), reference, image.bank)) is not None
         }
+        self._values = {
+            id(image): [
+                (int(pcr), self._expected[id(reference)].value)
+                for pcr, reference in image.pcrs.items()
+                if id(reference) in self._expected
+            ]
+            for image in self._images
+        }
+
+    def excludes(self, image: BaseImage, values: Mapping[int, bytes]) -> bool:
+        """Whether a PCR that can have one value only has another one. values: as the TPM signed them."""
+        return any(values.get(pcr) != value for pcr, value in self._values.get(id(image), ()) if pcr != 0)
 
     def matches(self, pcr: int, reference: ReferencePcr, value: bytes, observed: Observed) -> bool | None:
         """Whether the events of a PCR keep the rules of `reference`, None where this way cannot tell.
