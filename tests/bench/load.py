@@ -51,6 +51,8 @@ class Result(msgspec.Struct):
 
     def percentile(self, percent: int) -> float:
         """Latency that so many percent stay under."""
+        if not self.latencies:
+            raise SystemExit(f"nobody was attested; refused: {self.refused or 'nobody'}")
         if len(self.latencies) < 100:
             return max(self.latencies)
         return statistics.quantiles(self.latencies, n=100)[percent - 1]
