@@ -40,6 +40,13 @@ options:
       - Seconds that a primary key serves while no key server answers.
       - vCenter Server has no such setting; leave it out there.
     type: int
+  hpke_suite:
+    description:
+      - The weakest suite by which keys may be sealed to hosts; stronger ones are taken as well.
+      - V(MLKEM768_X25519) and V(MLKEM1024_P384) hold against quantum computers, the others do not.
+      - vCenter Server has no such setting; leave it out there.
+    type: str
+    choices: [P256, X25519, MLKEM768_X25519, MLKEM1024_P384]
 """
 
 EXAMPLES = r"""
@@ -86,6 +93,8 @@ CLUSTERS = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}"
 SETTINGS = "/trust/clusters/{cluster}/settings"
 STATES = {"enabled": "ENABLE", "disabled": "DISABLE"}
 TIMES = ("token_lifetime", "grace_period", "key_cache_max_age")
+SUITES = ("P256", "X25519", "MLKEM768_X25519", "MLKEM1024_P384")
+OWN = (*TIMES, "hpke_suite")
 
 
 def read(client: ManagementClient, name: str, with_settings: bool) -> dict[str, t.Any]:
@@ -93,19 +102,19 @@ def read(client: ManagementClient, name: str, with_settings: bool) -> dict[str, 
     cluster = cluster_id(client, name)
     state = client.call(Call("GET", path(CLUSTERS, cluster=cluster)))["state"]
     settings = client.call(Call("GET", path(SETTINGS, cluster=cluster), task=True)) if with_settings else {}
-    return {"cluster": cluster, "state": state, **{key: settings[key] for key in TIMES if key in settings}}
+    return {"cluster": cluster, "state": state, **{key: settings[key] for key in OWN if key in settings}}
 
 
 def plan(current: dict[str, t.Any], wanted: dict[str, t.Any]) -> Plan:
     """Calls that bring the state, then the settings, to what is wanted."""
     different = differs(current, wanted)
-    times = {key: value for key, value in different.items() if key in TIMES}
+    settings = {key: value for key, value in different.items() if key in OWN}
     calls = []
     if "state" in different:
         body = {"state": different["state"]}
         calls.append(Call("PATCH", path(CLUSTERS, cluster=current["cluster"]), body, task=True))
-    if times:
-        calls.append(Call("PATCH", path(SETTINGS, cluster=current["cluster"]), times, task=True))
+    if settings:
+        calls.append(Call("PATCH", path(SETTINGS, cluster=current["cluster"]), settings, task=True))
     return Plan(current, {**current, **different}, tuple(calls))
 
 
@@ -116,11 +125,12 @@ def main() -> t.NoReturn:
             "cluster": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES)},
             **{name: {"type": "int", "no_log": False} for name in TIMES},
+            "hpke_suite": {"type": "str", "choices": list(SUITES)},
         },
         supports_check_mode=True,
     )
-    wanted = {"state": STATES.get(module.params["state"]), **{name: module.params[name] for name in TIMES}}
-    with_settings = any(wanted[name] is not None for name in TIMES)
+    wanted = {"state": STATES.get(module.params["state"]), **{name: module.params[name] for name in OWN}}
+    with_settings = any(wanted[name] is not None for name in OWN)
     run(
         module,
         lambda client: read(client, module.params["cluster"], with_settings),

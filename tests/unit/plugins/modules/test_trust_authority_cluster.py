@@ -18,8 +18,8 @@ ENABLE = Call("PATCH", STATE, {"state": "ENABLE"}, task=True)
 DISABLE = Call("PATCH", STATE, {"state": "DISABLE"}, task=True)
 
 
-def settings(**times: int) -> Call:
-    return Call("PATCH", SETTINGS, times, task=True)
+def settings(**values: int | str) -> Call:
+    return Call("PATCH", SETTINGS, values, task=True)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ def settings(**times: int) -> Call:
         (OFF, {"state": None}, OFF, ()),
         (ON, {"state": None, "token_lifetime": 3600, "grace_period": None}, ON, ()),
         (ON, {"token_lifetime": 60}, {**ON, "token_lifetime": 60}, (settings(token_lifetime=60),)),
+        (
+            {**ON, "hpke_suite": "X25519"},
+            {"hpke_suite": "MLKEM1024_P384", "grace_period": 60},
+            {**ON, "hpke_suite": "MLKEM1024_P384"},
+            (settings(hpke_suite="MLKEM1024_P384"),),
+        ),
         (
             {**OFF, "grace_period": 60},
             {"state": "ENABLE", "grace_period": 0},
