@@ -73,7 +73,7 @@ def running(site: Site, workers: int) -> Iterator[Front]:
             folder / "service.log",
             env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         ) as service:
-            wait_for(lambda: (run / "management.sock").exists(), service, folder / "service.log")
+            wait_for((run / "management.sock").exists, service, folder / "service.log")
             with process(
                 ["nginx", "-c", str(configuration), "-g", "daemon off;"], folder / "nginx.log"
             ) as proxy:

@@ -255,7 +255,7 @@ def test_two_logs_of_one_file_follow_each_others_rotation(path: Path) -> None:
 
 
 def test_threads_of_two_logs_rotate_and_share_syncs(path: Path) -> None:
-    logs = [AuditLog(path, rotation=SMALL) for _ in range(2)]
+    logs = [AuditLog(path, rotation=SMALL) for _count in range(2)]
 
     def write(log: AuditLog) -> None:
         for number in range(25):
@@ -323,7 +323,7 @@ def writer(path: Path, kept: int, number: int) -> subprocess.Popen[bytes]:
 
 
 def test_processes_rotate_at_once_and_lose_nothing(path: Path) -> None:
-    processes = [writer(path, 0, 150) for _ in range(3)]
+    processes = [writer(path, 0, 150) for _count in range(3)]
     acknowledged = [int(line) for process in processes for line in process.communicate()[0].split()]
     assert sorted(acknowledged) == list(range(1, 451))
     result = verify(path)
@@ -334,9 +334,9 @@ def test_processes_rotate_at_once_and_lose_nothing(path: Path) -> None:
 def test_sigkill_at_any_moment_loses_nothing_that_was_acknowledged(path: Path, kept: int) -> None:
     highest = 0
     for round_ in range(4):
-        processes = [writer(path, kept, 10_000) for _ in range(2)]
+        processes = [writer(path, kept, 10_000) for _count in range(2)]
         pipes = [process.stdout for process in processes]
-        for _ in range(20 + 7 * round_):
+        for _count in range(20 + 7 * round_):
             for pipe in pipes:
                 assert pipe is not None and pipe.readline()
         for process in processes:

@@ -66,7 +66,10 @@ def boot(
             (1, types.EV_EFI_VARIABLE_BOOT, variable(f"Boot000{number}", order * number))
             for number in range(1, entries + 1)
         ),
-        *((4, types.EV_EFI_ACTION, b"Calling EFI Application from Boot Option") for _ in range(attempts)),
+        *(
+            (4, types.EV_EFI_ACTION, b"Calling EFI Application from Boot Option")
+            for _count in range(attempts)
+        ),
         *((pcr, types.EV_SEPARATOR, ZERO) for pcr in range(7)),
         (5, types.EV_EFI_GPT_EVENT, bytes(table)),
         (7, types.EV_EFI_VARIABLE_AUTHORITY, variable("db", build.OWNER.bytes_le + b"c" * 50, SECURITY)),

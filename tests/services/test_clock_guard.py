@@ -91,7 +91,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_a_clock_that_goes_on_is_trusted_and_its_mark_is_kept(machine: Machine) -> None:
-    for _ in range(5):
+    for _count in range(5):
         machine.wait(MARK_STEP)
         assert machine.code() == ""
         machine.guard.tick()
@@ -118,7 +118,7 @@ def test_a_clock_that_went_back(machine: Machine, restart: bool, back: float, co
 
 def test_it_stays_refused_over_restarts_and_reboots(machine: Machine) -> None:
     machine.now -= 3600
-    for _ in range(3):
+    for _count in range(3):
         machine.reboot()
         machine.guard.tick()
         assert machine.code() == "clock_went_back"
@@ -162,7 +162,7 @@ def test_a_decision_writes_nothing(machine: Machine, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("trusted_infrastructure.clock_guard.write_state", None)
     monkeypatch.setattr("trusted_infrastructure.clock_guard.read_state", None)
     machine.peers(ta2=0, ta3=0)
-    for _ in range(3):
+    for _count in range(3):
         assert machine.code() == ""
     assert machine.path.read_bytes() == before
 

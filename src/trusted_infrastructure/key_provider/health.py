@@ -35,8 +35,8 @@ def service_status(state: HostState) -> dict[str, Any]:
         healths.append("ERROR")
     stopped, watched = state.problems()
     details += stopped + watched
-    healths += ["ERROR" for _ in stopped]
-    healths += ["WARNING" for _ in watched]
+    healths += ["ERROR"] * len(stopped)
+    healths += ["WARNING"] * len(watched)
     providers: dict[str, dict[str, Any]] = {}
     generation = None
     try:

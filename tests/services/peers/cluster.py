@@ -96,7 +96,7 @@ class Member:
 
     def append(self, number: int = 1) -> None:
         """Decide something."""
-        for _ in range(number):
+        for _count in range(number):
             self.oversight.log.append(
                 Decision(
                     time=int(self.now), service=self.settings.service_id, host="h", address="", code="ok"

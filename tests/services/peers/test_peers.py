@@ -387,7 +387,7 @@ def test_one_process_asks_and_another_takes_over(cluster: Cluster, monkeypatch: 
         cluster["ta1"].append(3)
         cluster["ta1"].now += 5
         ta2.now += 5
-        for _ in range(300):
+        for _count in range(300):
             await asyncio.sleep(0.02)
             if ta2.oversight.watch.known()["ta1"].last.seq == 8:
                 break
@@ -406,7 +406,7 @@ def test_a_head_is_signed_once_a_second_at_most(cluster: Cluster) -> None:
     calls = []
     identity = ta1.oversight.routes._identity
     ta1.oversight.routes._identity = lambda: calls.append(1) or identity()  # type: ignore[func-returns-value]
-    for _ in range(5):
+    for _count in range(5):
         ta1.public.get(f"{BASE}/audit-head")
     assert len(calls) == 1
 

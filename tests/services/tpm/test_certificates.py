@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import pytest
 from cryptography import x509
@@ -273,7 +272,8 @@ def test_rsassa_pss_with_sha2() -> None:
     )
     for each in certificate.extensions:
         builder = builder.add_extension(each.value, each.critical)
-    key = cast("rsa.RSAPrivateKey", authority.key)
+    key = authority.key
+    assert isinstance(key, rsa.RSAPrivateKey)
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     data = builder.sign(key, hashes.SHA256(), rsa_padding=pss).public_bytes(serialization.Encoding.DER)
     entry = [load_certificate_authority("pss", [authority.pem])]
