@@ -30,6 +30,7 @@ import structlog
 from trusted_infrastructure import kernel_clock
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.state_files import read_state, state_lock, write_state
+from trusted_infrastructure.times import readable
 
 log = structlog.get_logger("trusted_infrastructure.clock")
 
@@ -85,14 +86,14 @@ def went_back(mark: float, now: float) -> str:
     """What is wrong with `now` where `mark` has been seen; "" when nothing is."""
     if now >= mark - TOLERANCE:
         return ""
-    return f"the clock went back: it was {_time(mark)} already, it shows {_time(now)}"
+    return f"the clock went back: it was {readable(mark)} already, it shows {readable(now)}"
 
 
 def unsynchronized(last: float, now: float, limit: float) -> str:
     """What is wrong with a clock that was last in step at `last`. limit: seconds; 0 allows everything."""
     if not limit or now - last <= limit:
         return ""
-    return f"no time service has kept the clock in step since {_time(last)}; {limit:.0f} s are allowed"
+    return f"no time service has kept the clock in step since {readable(last)}; {limit:.0f} s are allowed"
 
 
 def off_peers(offsets: Mapping[str, tuple[float, float]]) -> str:
@@ -179,8 +180,8 @@ class ClockGuard:
         if found is None and self._out_of_step and self._limit:
             last = self._state.in_step or self._state.watched
             warnings.append(
-                f"clock_unsynchronized: no time service keeps the clock in step since {_time(last)};"
-                f" from {_time(last + self._limit)} on this service refuses"
+                f"clock_unsynchronized: no time service keeps the clock in step since {readable(last)};"
+                f" from {readable(last + self._limit)} on this service refuses"
             )
         if found is None:
             for host, (offset, uncertainty) in sorted(self._offsets(now).items()):
@@ -303,13 +304,6 @@ def measured(boot: str, before: float, after: float, shown: float) -> Measuremen
     if took < 0 or took > PEER_LIMIT / 2:
         return None
     return Measurement(boot, (before + after) / 2, shown + 0.5, took / 2 + 0.5)
-
-
-def _time(seconds: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-    except (OverflowError, OSError, ValueError):
-        return f"{seconds:.0f}"
 
 
 def _ahead(offset: float) -> str:

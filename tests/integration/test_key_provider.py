@@ -17,7 +17,14 @@ from typing import Any
 import pytest
 from integration.software_key_server import SoftwareKeyServer
 from services.asgi_client import AsgiClient
-from services.key_provider.harness import SERVICE_ID, Authority, Host, cluster, provider, write_identity
+from services.key_provider.harness import (
+    Authority,
+    Host,
+    cluster,
+    provider,
+    service_settings,
+    write_identity,
+)
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import identity, messages, tokens
@@ -28,7 +35,7 @@ from trusted_infrastructure.config.documents import (
     Peer,
     Sealed,
 )
-from trusted_infrastructure.key_provider.service import Parts, Settings, build
+from trusted_infrastructure.key_provider.service import Parts, build
 from trusted_infrastructure.messages import KeyAnswer
 
 CLIENT_NAME = "trusted-key-provider.finance"
@@ -137,20 +144,7 @@ def make(folder: Path, servers: tuple[SoftwareKeyServer, SoftwareKeyServer]) -> 
             authority.keys(), f"attestation@{peer.host}", identity.load_key(key), [certificate], now, 3600
         )
 
-    settings = Settings(
-        host="ta1",
-        service_id=SERVICE_ID,
-        public_name="ta1",
-        side_ca=folder / "side_ca.pem",
-        identity_certificate=folder / "key-provider-service.pem",
-        identity_key=folder / "key-provider-service.key",
-        anchors_directory=folder / "anchors",
-        snapshot=folder / "snapshot.json",
-        state_directory=folder / "state",
-        run_directory=folder / "run",
-        clock_max_unsynchronized=0,
-    )
-    return TrustAuthority(build(settings, fetch), authority, side, servers, folder, document)
+    return TrustAuthority(build(service_settings(folder), fetch), authority, side, servers, folder, document)
 
 
 def set_up(authority: TrustAuthority) -> None:

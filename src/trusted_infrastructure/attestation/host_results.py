@@ -243,16 +243,12 @@ def _expire(database: sqlite3.Connection, result: HostResult) -> HostResult:
 
 
 def _begin(database: sqlite3.Connection, result: HostResult) -> None:
-    database.execute(_BEGIN, _values(result))
+    database.execute(_BEGIN, msgspec.structs.asdict(result))
     database.execute(_BOUND, {"host": result.host, "principal": result.principal, "kept": KEPT_PER_HOST})
 
 
 def _end(database: sqlite3.Connection, result: HostResult) -> None:
-    database.execute(_END, _values(result))
-
-
-def _values(result: HostResult) -> dict[str, Any]:
-    return msgspec.structs.asdict(result)
+    database.execute(_END, msgspec.structs.asdict(result))
 
 
 def _current(database: sqlite3.Connection, principal: str, host: str) -> HostResult | None:

@@ -17,7 +17,6 @@ Times are RFC 3339, UTC. Errors are {"error": {"code", "message", "remedy"}}.
 
 from __future__ import annotations
 
-import datetime
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +32,7 @@ from trusted_infrastructure.host.agent import Agent, KeyCheck
 from trusted_infrastructure.host.state import AttestationStatus
 from trusted_infrastructure.messages import WireMessage, decode
 from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.times import rfc3339
 from trusted_infrastructure.transport import Application, JSONAnswer
 from trusted_infrastructure.transport.application import AuthenticateClient
 
@@ -88,11 +88,6 @@ def status_answer(agent: Agent, now: int) -> dict[str, Any]:
         ],
         "key_check": _key_check(agent.last_key_check) if agent.last_key_check else None,
     }
-
-
-def rfc3339(seconds: int) -> str:
-    """Such as 2026-01-31T12:00:00Z."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _routes(agent: Agent, clock: Callable[[], float]) -> list[Route]:

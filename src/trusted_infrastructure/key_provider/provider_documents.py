@@ -36,7 +36,11 @@ def configuration(name: str, document: KeyProvider, host: str, key: SealingKey) 
         if password is not None:
             trusted = provider_password.vouched_for_by(password.binding, trusted)
         if document.trusted_certificates and not trusted:
-            raise _set_again(name, "trusted certificates")
+            raise Unavailable(
+                "credential_not_bound",
+                f"the password of provider {name!r} was set for other trusted certificates than it has now",
+                "If they were changed on purpose, set the provider's password again.",
+            )
     except Refusal as refusal:
         problem = refusal
     return ProviderConfiguration(
@@ -97,12 +101,4 @@ def client_credentials(
         private_key=open_for(document.client_private_key, host, key, private_key_purpose(name)),
         username=document.username,
         password=None if password is None else password.password,
-    )
-
-
-def _set_again(name: str, what: str) -> Unavailable:
-    return Unavailable(
-        "credential_not_bound",
-        f"the password of provider {name!r} was set for other {what} than the provider has now",
-        "If they were changed on purpose, set the provider's password again.",
     )

@@ -20,6 +20,7 @@ from trusted_infrastructure.manager import events
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import attestation_states
 from trusted_infrastructure.manager.inventory import Host, all_hosts
+from trusted_infrastructure.times import rfc3339
 
 KEPT_PER_HOST = 100
 KEPT = 90 * 86_400
@@ -108,11 +109,6 @@ def forget(connection: sql.Connection, hosts: Sequence[str], now: int) -> None:
     there = {row.host for row in connection.execute(sql.select(table.c.host).where(table.c.until.is_(None)))}
     for gone in sorted(there - set(hosts)):
         connection.execute(table.delete().where(table.c.host == gone))
-
-
-def rfc3339(seconds: int) -> str:
-    """Such as 2026-01-31T12:00:00Z."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds_of(text: str | None) -> int | None:

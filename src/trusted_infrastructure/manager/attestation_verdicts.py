@@ -17,11 +17,11 @@ import msgspec
 import sqlalchemy as sql
 
 from trusted_infrastructure.manager import events
-from trusted_infrastructure.manager.attestation_states import rfc3339
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import transition_cursors
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
+from trusted_infrastructure.times import rfc3339
 
 BASE = "/attestation/manage/v1"
 PAGE = 500

@@ -16,6 +16,7 @@ from trusted_infrastructure.config.snapshot import Snapshot
 from trusted_infrastructure.refusal import Unavailable
 
 CLUSTER_ID = "cluster"
+HTTPS = 443
 
 
 class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,3 +59,9 @@ def read_anchors(path: Path) -> list[Anchor]:
         raise Unavailable(
             "configuration_unavailable", f"{path}: {reason}", "Deploy the Trust Authority host again."
         ) from None
+
+
+def url_of(peer: Peer, path: str) -> str:
+    """A path at the public name of a peer's services."""
+    port = "" if peer.port == HTTPS else f":{peer.port}"
+    return f"https://{peer.public_name}{port}{path}"

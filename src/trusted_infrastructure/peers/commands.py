@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
+from trusted_infrastructure.times import readable
 
 if TYPE_CHECKING:
     from trusted_infrastructure.audit import AuditRecord, Head, Verification
@@ -133,7 +134,7 @@ def show_command(options: argparse.Namespace) -> int:
         else:
             detail = " ".join(f"{name}={value}" for name, value in record.detail.items())
             # What a caller sent may hold control characters: a terminal must not obey them.
-            line = f"{_time(record.time)} {record.service} {record.seq} {record.code} {record.host or '-'}"
+            line = f"{readable(record.time)} {record.service} {record.seq} {record.code} {record.host or '-'}"
             print(_printable(f"{line} {record.address or '-'} {detail}"))
     return 0
 
@@ -143,7 +144,7 @@ def accept_command(options: argparse.Namespace) -> int:
     from trusted_infrastructure.audit import AuditLog, Decision, Rotation
     from trusted_infrastructure.clock_guard import accept_time, read_clock_state
 
-    answers = []
+    answers: list[dict[str, Any]] = []
     for _name, files in _services(options):
         now = int(time.time())
         with _as_owner(Path(files.state_directory)):
@@ -172,7 +173,7 @@ def accept_command(options: argparse.Namespace) -> int:
         _print_json({"clocks": answers})
     else:
         for answer in answers:
-            print(f"{answer['service']}: {_time(now)} is accepted")
+            print(f"{answer['service']}: {readable(answer['accepted'])} is accepted")
     return 0
 
 
@@ -232,16 +233,14 @@ def kept_by(peer: Peer, files: ServiceFiles, base: str) -> list[Head]:
 
     from trusted_infrastructure import tokens
     from trusted_infrastructure.audit import Head
+    from trusted_infrastructure.peers.anchored import url_of
     from trusted_infrastructure.peers.routes import role_of
-    from trusted_infrastructure.peers.watch import HTTPS, SIDE
+    from trusted_infrastructure.peers.watch import SIDE
     from trusted_infrastructure.transport import answer_of, public_client, unreachable
 
-    port = "" if peer.port == HTTPS else f":{peer.port}"
     with public_client(Path(files.side_ca), timeout=PEER_TIMEOUT) as client:
         try:
-            response = client.get(
-                f"https://{peer.public_name}{port}{base}/peer-heads", params={"host": files.host}
-            )
+            response = client.get(url_of(peer, f"{base}/peer-heads"), params={"host": files.host})
         except httpx.HTTPError as error:
             raise unreachable(peer.host, error) from None
         answer = answer_of(response, peer.host)
@@ -362,10 +361,3 @@ def _print_json(answer: Any) -> None:
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _time(seconds: int) -> str:
-    try:
-        return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    except (OverflowError, ValueError, OSError):
-        return str(seconds)

@@ -27,7 +27,7 @@ from trusted_infrastructure import tokens
 from trusted_infrastructure.clock_guard import ClockGuard, Clocks, measured
 from trusted_infrastructure.config.documents import Peer
 from trusted_infrastructure.config.snapshot import Snapshot
-from trusted_infrastructure.peers.anchored import other_members
+from trusted_infrastructure.peers.anchored import other_members, url_of
 from trusted_infrastructure.peers.heads import (
     SHORTENED,
     Heard,
@@ -47,7 +47,6 @@ SIDE = "trust_authority"
 INTERVAL = 60.0
 # At the start nothing is served while the peers are asked: a peer that is down must not delay it for long.
 START_LIMIT = 4.0
-HTTPS = 443
 
 FetchHead = Callable[[Peer], Awaitable[str]]
 """Reads the signed audit head (JWS) of a peer's service. Raises Refusal when it cannot."""
@@ -293,9 +292,8 @@ def fetch_over_https(side_ca: Path, path: str, field: str = "signed") -> tuple[F
     client = async_public_client(side_ca)
 
     async def fetch(peer: Peer) -> str:
-        port = "" if peer.port == HTTPS else f":{peer.port}"
         try:
-            response = await client.get(f"https://{peer.public_name}{port}{path}")
+            response = await client.get(url_of(peer, path))
         except httpx.HTTPError as error:
             raise unreachable(peer.host, error) from None
         found = answer_of(response, peer.host)

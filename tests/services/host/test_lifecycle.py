@@ -19,11 +19,12 @@ from services.host.trust_authority import GROUP
 from services.side_authority import NOW
 
 from trusted_infrastructure.config.documents import NetworkAddress
-from trusted_infrastructure.host.management import rfc3339, status_answer
+from trusted_infrastructure.host.management import status_answer
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.withdrawals import LOOK, Withdrawals
 from trusted_infrastructure.manager.operations.trust_hosts import AgentStatus
 from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.times import rfc3339
 
 short_ticks = test_agent.short_ticks
 SERVICE = Service("attestation-ta1", NetworkAddress("ta1"), GROUP)

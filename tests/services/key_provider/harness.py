@@ -38,6 +38,7 @@ from trusted_infrastructure.config.documents import (
     content_of,
 )
 from trusted_infrastructure.config.snapshot import Snapshot, publish, snapshot_of
+from trusted_infrastructure.key_provider.service import Settings
 from trusted_infrastructure.kmip.connection import KeyServer
 from trusted_infrastructure.kmip.pool import PrimaryKey
 from trusted_infrastructure.messages import CreateKeyRequest, KeyAnswer, UnwrapKeyRequest
@@ -131,6 +132,24 @@ def scope(**changes: Any) -> Scope:
 def principal(issuer: str = "https://wm") -> ConsumerPrincipal:
     sts = StsPrincipal(StsPrincipalId("workload", "trusted"), "STS_USER")
     return ConsumerPrincipal(issuer=issuer, issuer_alias="wm", principal=sts, certificates=[])
+
+
+def service_settings(folder: Path, **changes: Any) -> Settings:
+    """Settings of ta1's Key Provider Service, all of whose files lie below `folder`."""
+    return Settings(
+        host="ta1",
+        service_id=SERVICE_ID,
+        public_name="ta1",
+        side_ca=folder / "side_ca.pem",
+        identity_certificate=folder / "key-provider-service.pem",
+        identity_key=folder / "key-provider-service.key",
+        anchors_directory=folder / "anchors",
+        snapshot=folder / "snapshot.json",
+        state_directory=folder / "state",
+        run_directory=folder / "run",
+        clock_max_unsynchronized=0,
+        **changes,
+    )
 
 
 def provider(**changes: Any) -> KeyProvider:

@@ -13,7 +13,15 @@ from typing import Any
 
 import httpx
 from services.asgi_client import AsgiClient
-from services.key_provider.harness import NOW, SERVICE_ID, Authority, FakeKeyServer, Host, write_identity
+from services.key_provider.harness import (
+    NOW,
+    SERVICE_ID,
+    Authority,
+    FakeKeyServer,
+    Host,
+    service_settings,
+    write_identity,
+)
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import identity, messages, tokens
@@ -105,21 +113,7 @@ def running(folder: Path) -> Iterator[Service]:
     write_identity(folder, side)
     (folder / "anchors" / "peers.json").write_text('[{"host":"ta1","public_name":"ta1"}]')
     authority.publish(folder / "snapshot.json")
-    settings = Settings(
-        host="ta1",
-        service_id=SERVICE_ID,
-        public_name="ta1",
-        side_ca=folder / "side_ca.pem",
-        identity_certificate=folder / "key-provider-service.pem",
-        identity_key=folder / "key-provider-service.key",
-        anchors_directory=folder / "anchors",
-        snapshot=folder / "snapshot.json",
-        state_directory=folder / "state",
-        run_directory=folder / "run",
-        requests_per_second=1000,
-        burst=1000,
-        clock_max_unsynchronized=0,
-    )
+    settings = service_settings(folder, requests_per_second=1000, burst=1000)
     clock = Clock()
     servers = [FakeKeyServer("kms1"), FakeKeyServer("kms2")]
 

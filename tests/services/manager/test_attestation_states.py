@@ -12,10 +12,11 @@ from services.manager.harness import PASSWORD, Api, Clock, write_users
 from trusted_infrastructure.host import agent, withdrawals
 from trusted_infrastructure.key_provider.host_state import Intervals
 from trusted_infrastructure.manager import attestation_states, attestation_verdicts, events
-from trusted_infrastructure.manager.attestation_states import KEPT, KEPT_PER_HOST, rfc3339
+from trusted_infrastructure.manager.attestation_states import KEPT, KEPT_PER_HOST
 from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.operations import trust_settings
 from trusted_infrastructure.manager.watching import watch
+from trusted_infrastructure.times import rfc3339
 
 HISTORY = "/trust/attestation/history"
 EVENTS = "/trust/events"

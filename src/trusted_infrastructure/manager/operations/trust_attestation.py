@@ -16,7 +16,6 @@ import msgspec
 import sqlalchemy as sql
 
 from trusted_infrastructure.manager import attestation_states, attestation_verdicts
-from trusted_infrastructure.manager.attestation_states import rfc3339
 from trusted_infrastructure.manager.attestation_verdicts import Transition, Verdict, Verdicts
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
@@ -33,6 +32,7 @@ from trusted_infrastructure.manager.operations.vcenter import HostFilter, among,
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, ResourceInaccessible
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import FieldError, Structure
+from trusted_infrastructure.times import rfc3339
 
 # Hosts whose history one call gives on the Trust Authority side: each is a call to every service.
 HOSTS_AT_ONCE = 100

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from trusted_infrastructure.manager import attestation_states
-from trusted_infrastructure.manager.attestation_states import Seen, rfc3339, seconds_of
+from trusted_infrastructure.manager.attestation_states import Seen, seconds_of
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host
 from trusted_infrastructure.manager.nodes import NodeError, ask
@@ -22,6 +22,7 @@ from trusted_infrastructure.manager.vapi.errors import (
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import Identifier, Structure
+from trusted_infrastructure.times import rfc3339
 
 SERVICE = f"{TRUST}.hosts"
 PATH = f"{TRUST_PATH}/hosts/{{host}}"
