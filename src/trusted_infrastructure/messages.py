@@ -23,6 +23,8 @@ VERSION = 1
 ATTESTATION_LABEL = b"trusted.infrastructure/attestation/v1"
 ANSWER_LABEL = b"trusted.infrastructure/answer/v1"
 SEAL_LABEL = b"trusted.infrastructure/seal/v1"
+DELIVERY_LABEL = b"trusted.infrastructure/key-delivery/v1"
+PCR_POLICY_REFERENCE = b"trusted.infrastructure/pcr-policy/v1"
 PURPOSE_TOKEN = "token"  # noqa: S105 - what a challenge is for, not a password
 
 Message = TypeVar("Message", bound="WireMessage")
@@ -123,6 +125,33 @@ class UnwrapKeyRequest(WireMessage, frozen=True):
     hpke_public_key: bytes
 
 
+class RewrapKeyRequest(WireMessage, frozen=True):
+    """Agent to Key Provider Service: wrap the key in this wrapped key again, under the primary key of now.
+    The answer has the key, too: `KeyAnswer` with `wrapped_key` set. PROTOCOL 5."""
+
+    wrapped_key: bytes
+    hpke_public_key: bytes
+
+
+class KeyUsageReport(WireMessage, frozen=True):
+    """Agent to Key Provider Service: how many wrapped keys of a provider this host keeps, by primary key id.
+
+    Complete: a primary key that is not named has none."""
+
+    keys: dict[str, int]
+
+
+class PrimaryKeyIds(WireMessage, frozen=True):
+    """Key Provider Service to agent, on a report: the primary key that wraps now, and earlier ones.
+
+    compromised: those of the previous ones whose keys must be replaced, not wrapped again.
+    """
+
+    primary_key_id: str
+    previous: list[str]
+    compromised: list[str]
+
+
 class KeyAnswer(WireMessage, frozen=True):
     """Key Provider Service to agent. PROTOCOL 5.
 
@@ -221,6 +250,16 @@ def answer_to_be_signed(
             wrapped_key or b"",
         ]
     )
+
+
+def delivery_info(*, kind: str, host: str, instance: str, provider: str, key_id: str) -> bytes:
+    """HPKE `info` of a key that the workload manager passes to a host (SYSTEM P1, P3).
+
+    kind: "standard" or "native". instance: random id of the agent's start, so that what was recorded before a
+    restart opens nothing after it.
+    """
+    parts = (kind, host, instance, provider, key_id)
+    return length_prefixed([DELIVERY_LABEL, *(part.encode() for part in parts)])
 
 
 def seal_info(*, suite: str, token_jti: str, request: bytes, service_id: str) -> bytes:

@@ -21,6 +21,7 @@ from trusted_infrastructure.refusal import InvalidField
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 # `$(?!\n)`: `$` alone also matches before a final newline, and a digest that ends with one equals no digest.
 Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+PcrNumber = Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$(?!\n)")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # Ids come from names that people give; a control character in one would deceive who reads it.
 DocumentId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
@@ -210,7 +211,7 @@ class BaseImage(Content, frozen=True):
     ]
     display_name: Name
     bank: Literal["sha256", "sha384", "sha512"]
-    pcrs: dict[Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$(?!\n)")], ReferencePcr]
+    pcrs: dict[PcrNumber, ReferencePcr]
     userspace: Literal["verity", "ima", "none"] = "none"
     state: Literal["STAGED", "ACTIVE", "RETIRED"] = "ACTIVE"
 
@@ -234,13 +235,26 @@ class PasswordBinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificates: list[Hex256]
 
 
+class PreviousPrimaryKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A primary key that a provider was rotated from: opens what is still wrapped under it, wraps nothing.
+
+    master_key_id: id on the key servers. check_value: see wrapping. since: when it was replaced (Unix
+    seconds). compromised: what it wrapped gets new key encryption keys, and is not wrapped again as it is.
+    """
+
+    master_key_id: Name
+    check_value: Hex256
+    since: Annotated[int, msgspec.Meta(ge=0)]
+    compromised: bool = False
+
+
 class KeyProvider(Content, frozen=True):
     """A trusted key provider: one primary key on one or more key servers. SYSTEM K2-K6.
 
     connection_timeout: seconds. client_certificate: PEM. client_private_key, password: sealed to the hosts.
     csr: outstanding request (PEM), csr_private_key: its key. trusted_certificates: PEM of what the key
     servers must present (CA or leaf); nothing is trusted until set. primary_key_check_value: hex, see
-    wrapping.
+    wrapping. previous_keys: primary keys that it was rotated from and that are not disabled yet.
     required_userspace: coverage that a token must state. password_binding: for people; what counts is the one
     that is sealed with the password.
     """
@@ -259,6 +273,7 @@ class KeyProvider(Content, frozen=True):
     password_binding: PasswordBinding | None = None
     trusted_certificates: list[str] = []
     primary_key_check_value: Hex256 | None = None
+    previous_keys: list[PreviousPrimaryKey] = []
     required_userspace: Literal["verity", "ima", "none"] = "none"
 
 
@@ -289,6 +304,37 @@ class TrustedKeyProvider(Content, frozen=True):
     default: bool = False
 
 
+KeyProviderType = Literal["STANDARD", "TRUSTED", "NATIVE"]
+
+
+class KeyProviders(Content, frozen=True):
+    """id "key_providers". The key providers that hosts of a cluster may name, of all three kinds.
+
+    default: name of the one that is used where none is named; None where there is none.
+    """
+
+    providers: dict[Name, KeyProviderType]
+    default: str | None = None
+
+
+class PcrPolicy(Content, frozen=True):
+    """PCR values under which a host's TPM may open what is sealed to it: signed by the workload manager.
+
+    bank: TPM hash name; pcrs: PCR number (decimal text) -> value (hex). public_key: PEM of the signing key
+    (P-256). signature: ECDSA with SHA-256, r and s, 32 bytes each, big-endian, over the policy digest of
+    TPM2_PolicyPCR for these values, and `messages.PCR_POLICY_REFERENCE` (TCG TPM 2.0 Part 3, 23.16:
+    TPM2_PolicyAuthorize).
+    """
+
+    bank: Literal["sha256", "sha384", "sha512"]
+    pcrs: Annotated[
+        dict[Annotated[str, msgspec.Meta(pattern=r"^(1?[0-9]|2[0-3])$(?!\n)")], str],
+        msgspec.Meta(min_length=1),
+    ]
+    public_key: str
+    signature: bytes
+
+
 KINDS: dict[str, type[Content]] = {
     "trust_authority_cluster": TrustAuthorityCluster,
     "consumer_principal": ConsumerPrincipal,
@@ -303,6 +349,8 @@ KINDS: dict[str, type[Content]] = {
     "kms_service": RegisteredService,
     "host_assertion": HostAssertion,
     "trusted_key_provider": TrustedKeyProvider,
+    "key_providers": KeyProviders,
+    "pcr_policy": PcrPolicy,
 }
 
 SIDE_KINDS: dict[str, frozenset[str]] = {
@@ -319,7 +367,16 @@ SIDE_KINDS: dict[str, frozenset[str]] = {
             "key_provider",
         }
     ),
-    "workload": frozenset({"attestation_service", "kms_service", "host_assertion", "trusted_key_provider"}),
+    "workload": frozenset(
+        {
+            "attestation_service",
+            "kms_service",
+            "host_assertion",
+            "trusted_key_provider",
+            "key_providers",
+            "pcr_policy",
+        }
+    ),
 }
 
 

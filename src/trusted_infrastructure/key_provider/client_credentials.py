@@ -7,24 +7,16 @@ configuration keys of the hosts that the manager names; the certificate or reque
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trusted_infrastructure import sealing
 from trusted_infrastructure.config.documents import KeyProvider, Sealed
-from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.kmip import client_certificates
+from trusted_infrastructure.refusal import InvalidField
 from trusted_infrastructure.sealing import SealedSecret, SealingKey
-
-CERTIFICATE_DAYS = 1825
-# Clocks of hosts and key servers differ.
-BACKDATE = datetime.timedelta(minutes=5)
 
 
 class SealTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,39 +43,8 @@ def password_purpose(provider: str) -> str:
 
 
 def client_name(provider: str) -> str:
-    """Common name of a provider's client certificates: by it a key server knows the client. 64 characters."""
-    return f"trusted-key-provider.{provider}"[:64]
-
-
-def self_signed(provider: str, now: int) -> tuple[bytes, str]:
-    """A new P-256 client key (PKCS 8 PEM) and its self-signed certificate (PEM)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _subject(provider)
-    start = datetime.datetime.fromtimestamp(now, datetime.UTC) - BACKDATE
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    for extension, critical in _extensions():
-        builder = builder.add_extension(extension, critical)
-    certificate = builder.sign(key, hashes.SHA256())
-    return _private_pem(key), certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def certificate_request(provider: str) -> tuple[bytes, str]:
-    """A new P-256 client key (PKCS 8 PEM) and a certificate request for it (PKCS 10 PEM)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(provider))
-    for extension, critical in _extensions():
-        builder = builder.add_extension(extension, critical)
-    request = builder.sign(key, hashes.SHA256())
-    return _private_pem(key), request.public_bytes(serialization.Encoding.PEM).decode()
+    """Common name of a trusted provider's client certificates."""
+    return client_certificates.client_name("trusted-key-provider", provider)
 
 
 def seal_for(secret: bytes, hosts: Mapping[str, SealTo], purpose: str) -> Sealed:
@@ -133,42 +94,3 @@ def reseal(
             )
         answer[field] = msgspec.structs.replace(again, digest=sealed.digest)
     return answer
-
-
-def certificate_end(pem: str) -> datetime.datetime:
-    """When a certificate ends. Raises Refusal `certificate_invalid`."""
-    try:
-        return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
-    except ValueError:
-        raise Refusal(
-            "certificate_invalid", "the client certificate is not PEM", "Make or import it again."
-        ) from None
-
-
-def _subject(provider: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, client_name(provider))])
-
-
-def _extensions() -> list[tuple[x509.ExtensionType, bool]]:
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return [
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (usage, True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
-    ]
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -11,9 +11,9 @@ import msgspec
 from trusted_infrastructure import identity
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.config.snapshot import Snapshot
-from trusted_infrastructure.key_provider.client_credentials import certificate_end
 from trusted_infrastructure.key_provider.host_state import HostState
 from trusted_infrastructure.key_provider.primary_keys import Health, Round
+from trusted_infrastructure.kmip.client_certificates import certificate_end
 from trusted_infrastructure.refusal import Refusal
 
 WORST_FIRST: tuple[Health, ...] = ("ERROR", "WARNING", "NONE", "OK")

@@ -20,6 +20,7 @@ from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.key_provider import client_credentials
 from trusted_infrastructure.key_provider.client_credentials import (
     HostsToSealTo,
+    client_name,
     private_key_purpose,
     seal_for,
 )
@@ -27,6 +28,7 @@ from trusted_infrastructure.key_provider.health import service_status
 from trusted_infrastructure.key_provider.host_state import HostState
 from trusted_infrastructure.key_provider.provider_documents import client_credentials as opened_credentials
 from trusted_infrastructure.key_provider.provider_documents import key_servers
+from trusted_infrastructure.kmip import client_certificates
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, presented_certificate
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.transport import JSONAnswer
@@ -68,7 +70,7 @@ class ManagementRoutes:
         """A new client key and self-signed certificate: {certificate, private_key: Sealed}."""
         name, hosts = request.path_params["provider"], _decode(await request.body(), HostsToSealTo)
         self._document(name)
-        key, certificate = client_credentials.self_signed(name, int(self._state.clock()))
+        key, certificate = client_certificates.self_signed(client_name(name), int(self._state.clock()))
         sealed = seal_for(key, hosts.hosts, private_key_purpose(name))
         await self._record("client_certificate_made", name, sealed_for=sorted(hosts.hosts))
         return JSONAnswer({"certificate": certificate, "private_key": sealed})
@@ -77,7 +79,7 @@ class ManagementRoutes:
         """A new client key and a certificate request for it: {csr, private_key: Sealed}."""
         name, hosts = request.path_params["provider"], _decode(await request.body(), HostsToSealTo)
         self._document(name)
-        key, csr = client_credentials.certificate_request(name)
+        key, csr = client_certificates.certificate_request(client_name(name))
         sealed = seal_for(key, hosts.hosts, private_key_purpose(name))
         await self._record("certificate_request_made", name, sealed_for=sorted(hosts.hosts))
         return JSONAnswer({"csr": csr, "private_key": sealed})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from trusted_infrastructure.manager.audit_records import Auditor
 from trusted_infrastructure.manager.authorization import visible_clusters, visible_hosts
 from trusted_infrastructure.manager.database import Database
+from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.inventory import Cluster, Host, all_clusters, all_hosts
 from trusted_infrastructure.manager.nodes import Nodes
 from trusted_infrastructure.manager.principal import Principal
@@ -22,7 +23,8 @@ from trusted_infrastructure.manager.vapi.operation import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Manager:
-    """The parts of a running manager. principal: who vouches for hosts; the workload side has one."""
+    """The parts of a running manager. principal: who vouches for hosts; the workload side has one. secrets:
+    what encrypts keys and passwords in the database."""
 
     settings: ManagerSettings
     clock: Callable[[], float]
@@ -35,6 +37,7 @@ class Manager:
     replication: Replication
     auditor: Auditor
     principal: Principal | None
+    secrets: DatabaseSecrets
     table: Table
 
 

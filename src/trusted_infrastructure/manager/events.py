@@ -26,7 +26,42 @@ OF_STATE = {
     "EXPIRED": HOST_ATTESTATION_UNSET,
     "UNREACHABLE": HOST_ATTESTATION_UNSET,
 }
-TYPES = (HOST_ATTESTED, HOST_NOT_ATTESTED, HOST_ATTESTATION_UNSET)
+# Encryption events (reference vsphere_trust_workflow, section 9).
+CRYPTO_OPERATION = "com.vmware.vc.crypto.Operation"
+SEND_KEY_HOST_ERROR = "com.vmware.vc.host.Crypto.SendKeyError.HostError"
+SEND_KEY_MISSING_ON_KMS = "com.vmware.vc.kms.crypto.SendKeyError.KeyMissingOnKMS"
+SEND_KEY_KMS_CLUSTER_ERROR = "com.vmware.vc.kms.crypto.SendKeyError.KMSClusterError"
+KEY_GENERATE_FAIL = "com.vmware.vc.kms.crypto.KeyGenerateFail"
+KMS_UNREACHABLE = "com.vmware.vc.kms.crypto.Unreachable"
+KMS_VENDOR = "com.vmware.vc.kms.crypto.Vendor"
+NATIVE_NOT_BACKED_UP = "com.vmware.vc.kms.crypto.NotBackedUp"
+NATIVE_NOT_BACKED_UP_AFTER_UPDATE = "com.vmware.vc.kms.crypto.NotBackedUpAfterUpdate"
+NATIVE_ALL_BACKED_UP = "com.vmware.vc.kms.crypto.AllBackedUp"
+TRUST_AUTHORITY_UNHEALTHY = "com.vmware.vc.kms.crypto.TrustAuthority.ClusterUnhealthy"
+TRUST_AUTHORITY_UNAVAILABLE = "com.vmware.vc.kms.crypto.TrustAuthority.ClusterNotAvailable"
+HOST_TPM_CONFIG_ENCRYPTION = "com.vmware.vc.HostTpmConfigEncryptionEvent"
+KMS_CLIENT_CERTIFICATE_EXPIRES = "com.vmware.vc.vecs.KMSClientCertExpirationEvent"
+KMS_SERVER_CERTIFICATE_EXPIRES = "com.vmware.vc.vecs.KMSServerCertExpirationEvent"
+TYPES = (
+    HOST_ATTESTED,
+    HOST_NOT_ATTESTED,
+    HOST_ATTESTATION_UNSET,
+    CRYPTO_OPERATION,
+    SEND_KEY_HOST_ERROR,
+    SEND_KEY_MISSING_ON_KMS,
+    SEND_KEY_KMS_CLUSTER_ERROR,
+    KEY_GENERATE_FAIL,
+    KMS_UNREACHABLE,
+    KMS_VENDOR,
+    NATIVE_NOT_BACKED_UP,
+    NATIVE_NOT_BACKED_UP_AFTER_UPDATE,
+    NATIVE_ALL_BACKED_UP,
+    TRUST_AUTHORITY_UNHEALTHY,
+    TRUST_AUTHORITY_UNAVAILABLE,
+    HOST_TPM_CONFIG_ENCRYPTION,
+    KMS_CLIENT_CERTIFICATE_EXPIRES,
+    KMS_SERVER_CERTIFICATE_EXPIRES,
+)
 # SQLite deletes that many in a few milliseconds; the rest goes in the next round.
 FORGET_AT_ONCE = 10_000
 

@@ -18,6 +18,7 @@ from trusted_infrastructure.manager import principal
 from trusted_infrastructure.manager.audit_records import Auditor
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import Database
+from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.maintenance import maintain
 from trusted_infrastructure.manager.nodes import HttpNodes, Nodes
 from trusted_infrastructure.manager.operations import TABLE
@@ -65,6 +66,7 @@ def build(settings: ManagerSettings, nodes: Nodes, clock: Callable[[], float] = 
             clock,
         ),
         principal=load_principal(settings),
+        secrets=DatabaseSecrets(settings.state_directory / "database-secrets.key"),
         table=TABLE,
     )
 

@@ -18,16 +18,16 @@ from trusted_infrastructure.config.documents import KmipServer, NetworkAddress
 from trusted_infrastructure.key_provider import client_credentials
 from trusted_infrastructure.key_provider.client_credentials import (
     SealTo,
-    certificate_request,
+    client_name,
     open_for,
     password_purpose,
     private_key_purpose,
     reseal,
     seal_for,
-    self_signed,
 )
 from trusted_infrastructure.key_provider.provider_documents import configuration, configurations, key_servers
 from trusted_infrastructure.key_provider.providers import WithheldServer, open_pools
+from trusted_infrastructure.kmip.client_certificates import certificate_request, self_signed
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SealingKey
 
@@ -40,7 +40,7 @@ def to(key: SealingKey) -> SealTo:
 
 
 def test_self_signed_certificate() -> None:
-    key, certificate = self_signed("finance", NOW)
+    key, certificate = self_signed(client_name("finance"), NOW)
     found = x509.load_pem_x509_certificate(certificate.encode())
     assert load_pem_private_key(key, None).public_key() == found.public_key()
     assert found.subject == found.issuer
@@ -56,19 +56,19 @@ def test_self_signed_certificate() -> None:
 
 
 def test_certificate_request() -> None:
-    key, csr = certificate_request("finance")
+    key, csr = certificate_request(client_name("finance"))
     found = x509.load_pem_x509_csr(csr.encode())
     assert found.is_signature_valid
     assert load_pem_private_key(key, None).public_key() == found.public_key()
 
 
 def test_a_long_name_still_makes_a_certificate() -> None:
-    _key, certificate = self_signed("x" * 255, NOW)
+    _key, certificate = self_signed(client_name("x" * 255), NOW)
     assert x509.load_pem_x509_certificate(certificate.encode())
 
 
 def test_two_are_never_the_same() -> None:
-    assert self_signed("finance", NOW)[0] != self_signed("finance", NOW)[0]
+    assert self_signed(client_name("finance"), NOW)[0] != self_signed(client_name("finance"), NOW)[0]
 
 
 def test_sealed_for_each_host_and_for_one_use() -> None:
@@ -175,7 +175,7 @@ def test_a_password_that_says_not_what_it_is_for_is_not_used(plain: bytes) -> No
 
 
 KMS1, KMS2 = (server.address for server in provider().servers)
-OTHER = self_signed("other", NOW)[1]
+OTHER = self_signed(client_name("other"), NOW)[1]
 
 
 def servers(*addresses: NetworkAddress) -> list[KmipServer]:

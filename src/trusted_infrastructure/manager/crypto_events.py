@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Encryption events: each has user, time, key id, operation and object (SYSTEM P7, P9)."""
+
+from __future__ import annotations
+
+from trusted_infrastructure.manager import events
+from trusted_infrastructure.manager.context import Manager
+from trusted_infrastructure.manager.events import Event
+
+
+def record(
+    manager: Manager,
+    event_type: str,
+    message: str,
+    *,
+    operation: str,
+    user: str = "",
+    key_id: str = "",
+    provider: str = "",
+    object_id: str = "",
+    component: str = "",
+    cluster: int | None = None,
+    host: str = "",
+    code: str = "",
+) -> None:
+    """Keep an encryption event, in a transaction of its own.
+
+    event_type: a constant of `events`. operation: what was done or tried ("create", "get", "rewrap", ...).
+    user: who asked for it; a host asks as "host:<name>". object_id: what the key is for. code: reason code of
+    a failure. message: plain words, never a secret.
+    """
+    known = {
+        "operation": operation,
+        "key_id": key_id,
+        "provider": provider,
+        "component": component,
+        "code": code,
+    }
+    event = Event(
+        type=event_type,
+        time=int(manager.clock()),
+        message=message,
+        host=host,
+        cluster=cluster,
+        object=object_id,
+        user=user,
+        details={name: value for name, value in known.items() if value},
+    )
+    with manager.database.transaction() as connection:
+        events.record(connection, event)
