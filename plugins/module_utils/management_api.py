@@ -15,7 +15,7 @@ import typing as t
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from ansible.module_utils.urls import Request, make_context
 
@@ -23,6 +23,8 @@ SESSION_HEADER = "vmware-api-session-id"
 POLL_FIRST = 0.05
 POLL_LONGEST = 2.0
 EXCERPT = 200
+# Bytes of a file that is fetched with a token; a provider's backup has some thousand.
+LARGEST_FILE = 1 << 20
 # Ids of the messages that say that there is no such operation, or no API: not that a resource is not there.
 NO_OPERATION = {"trusted.infrastructure.no_operation", "trusted.infrastructure.proxy_not_found"}
 
@@ -41,13 +43,17 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One API call. path: below /api, already quoted; task: the operation runs as a task (`vmw-task=true`)."""
+    """One API call. path: below /api, already quoted; task: the operation runs as a task (`vmw-task=true`).
+
+    raw: the answer is a file, given as its bytes.
+    """
 
     method: str
     path: str
     body: t.Any = None
     query: tuple[tuple[str, str], ...] = ()
     task: bool = False
+    raw: bool = False
 
 
 def path(template: str, **names: str) -> str:
@@ -119,6 +125,8 @@ class ManagementClient:
     def call(self, call: Call) -> t.Any:
         """Send a call; wait for its task, where it is one. Returns the value or the task's result. Raises ApiError."""
         query = call.query + ((("vmw-task", "true"),) if call.task else ())
+        if call.raw:
+            return self._bytes(call.method, call.path, call.body, query)
         answer = self._send(call.method, call.path, call.body, query)
         return self.wait(answer) if call.task else answer
 
@@ -131,6 +139,27 @@ class ManagementClient:
             if error.error_type == "NOT_FOUND":
                 return None
             raise
+
+    def fetch(self, url: str, token: str) -> bytes:
+        """The file that the server offers at a URL of its own, opened by a token. Raises ApiError.
+
+        It is asked for at the address of this client, whatever name the URL has: the token goes nowhere else.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.path.startswith("/"):
+            raise ApiError(f"{self.address} offers a file at {url[:EXCERPT]!r}, which is no HTTPS URL")
+        target = f"https://{self.address}{parts.path}" + (f"?{parts.query}" if parts.query else "")
+        try:
+            answer = self._opened().open("GET", target, headers={"Authorization": f"Bearer {token}"})
+            data = t.cast(bytes, answer.read(LARGEST_FILE + 1))
+        except HTTPError as error:
+            raise _http_error(error, "GET", parts.path.removeprefix("/api")) from error
+        except (URLError, HTTPException, OSError, UnicodeError) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            raise ApiError(f"{self.address} did not give the file: {reason}") from error
+        if len(data) > LARGEST_FILE:
+            raise ApiError(f"{self.address} gives a file of more than {LARGEST_FILE} bytes")
+        return data
 
     def wait(self, task: str) -> t.Any:
         """Wait until a task has ended. Returns its result; raises ApiError with its error, or after task_timeout."""
@@ -158,6 +187,11 @@ class ManagementClient:
     def _send(
         self, method: str, api_path: str, body: t.Any, query: tuple[tuple[str, str], ...], **auth: t.Any
     ) -> t.Any:
+        return _value(self._bytes(method, api_path, body, query, **auth))
+
+    def _bytes(
+        self, method: str, api_path: str, body: t.Any, query: tuple[tuple[str, str], ...], **auth: t.Any
+    ) -> bytes:
         url = f"https://{self.address}/api{api_path}"
         if query:
             url += "?" + urlencode(query)
@@ -166,13 +200,12 @@ class ManagementClient:
             headers[SESSION_HEADER] = self._session
         try:
             data = None if body is None else json.dumps(body)
-            answer = self._opened().open(method, url, data=data, headers=headers, **auth).read()
+            return t.cast(bytes, self._opened().open(method, url, data=data, headers=headers, **auth).read())
         except HTTPError as error:
             raise _http_error(error, method, api_path) from error
         except (URLError, HTTPException, OSError, UnicodeError) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise ApiError(f"{self.address} does not answer: {reason}") from error
-        return _value(answer)
 
     def _opened(self) -> Request:
         """What sends requests; the CAs are read once. It follows no redirect, which would carry the session away,

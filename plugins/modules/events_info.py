@@ -13,34 +13,16 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Reads the events of a manager, with vSphere's event ids. An event is kept for 90 days unless the manager is set otherwise.
+  - Encryption events have the user, the time, the id of the key, the operation and the object.
+  - To read on, give RV(last) of the time before as O(after).
   - Attestation of hosts makes V(com.vmware.vc.TaHostAttestPassEvent), V(com.vmware.vc.TaHostAttestFailEvent) and
     V(com.vmware.vc.TaHostAttestUnsetEvent). On the Trust Authority side each Attestation Service makes its own.
   - vCenter Server has events in another API, so this module works with the managers of this collection only.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes.info
+  - trusted.infrastructure.event_filters
 options:
-  types:
-    description: Event ids. Without it, all types.
-    type: list
-    elements: str
-    default: []
-  hosts:
-    description: Names of the hosts that events are about. Without it, all events.
-    type: list
-    elements: str
-    default: []
-  since:
-    description: The earliest time of events, in RFC 3339 with an offset.
-    type: str
-  until:
-    description: The time before which events were, in RFC 3339 with an offset.
-    type: str
-  after:
-    description:
-      - The id after which events begin, in their order. To read on, give RV(last) of the time before; to read all, V(0).
-      - Without it, the latest events are read.
-    type: int
   limit:
     description: How many events to read, 1 to 1000.
     type: int
@@ -57,6 +39,11 @@ EXAMPLES = r"""
 - name: Hosts that were refused
   trusted.infrastructure.events_info:
     types: [com.vmware.vc.TaHostAttestFailEvent]
+
+- name: What was done with one key, and by whom?
+  trusted.infrastructure.events_info:
+    key_ids: ["{{ key_id }}"]
+    after: 0
 """
 
 RETURN = r"""
@@ -73,6 +60,8 @@ events:
       host: host1
       object: null
       user: null
+      operation: null
+      key_id: null
       details: {"state": "ATTESTED", "base_image": "2026.11"}
 last:
   description: Id of the last event that was read, or O(after) where there was none.
@@ -89,21 +78,21 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_
     connection_arguments,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import inform
+from ansible_collections.trusted.infrastructure.plugins.module_utils.event_filters import (
+    filter_arguments,
+    filter_query,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     Call,
     ManagementClient,
 )
 
-FIELDS = ("id", "time", "type", "message", "host", "object", "user", "details")
+FIELDS = ("id", "time", "type", "message", "host", "object", "user", "operation", "key_id", "details")
 
 
 def read(client: ManagementClient, given: dict[str, t.Any]) -> dict[str, t.Any]:
     """The events that match, and the last id."""
-    query = [("types", name) for name in given["types"]] + [("hosts", name) for name in given["hosts"]]
-    query += [
-        (key, str(given[key])) for key in ("since", "until", "after", "limit") if given[key] is not None
-    ]
-    rows = client.call(Call("GET", "/trust/events", query=tuple(query)))
+    rows = client.call(Call("GET", "/trust/events", query=filter_query(given)))
     events = [{field: row.get(field, {} if field == "details" else None) for field in FIELDS} for row in rows]
     return {"events": events, "last": events[-1]["id"] if events else given["after"] or 0}
 
@@ -112,11 +101,7 @@ def main() -> t.NoReturn:
     module = AnsibleModule(
         argument_spec={
             **connection_arguments(),
-            "types": {"type": "list", "elements": "str", "default": []},
-            "hosts": {"type": "list", "elements": "str", "default": []},
-            "since": {"type": "str"},
-            "until": {"type": "str"},
-            "after": {"type": "int"},
+            **filter_arguments(),
             "limit": {"type": "int", "default": 100},
         },
         supports_check_mode=True,

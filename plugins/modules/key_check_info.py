@@ -12,7 +12,8 @@ version_added: 0.1.0
 author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
-  - Has a host get a key from a trusted key provider and forget it again. Nothing is kept and nothing changes.
+  - Has a host get a key from a key provider of any kind and forget it again. The host keeps nothing.
+  - The first check of a standard provider makes a key on its key servers, which further checks use.
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes.info
@@ -22,7 +23,7 @@ options:
     type: str
     required: true
   provider:
-    description: Name of the trusted key provider. Without it, the default one.
+    description: Name of the key provider. Without it, the default one.
     type: str
 """
 

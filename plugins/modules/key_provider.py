@@ -29,7 +29,10 @@ options:
   primary_key_id:
     description:
       - Id of the primary key on the key servers, where it must exist and be active. Needed with O(state=present).
-      - Another one than before is a rotation of the primary key.
+      - Another one than before rotates the primary key. Every key server is asked for it first; if one lacks it, or
+        it is not active there, nothing is rotated. From then on it wraps, and the key before still opens what it
+        wrapped, until M(trusted.infrastructure.key_provider_rotation) gives it up. Until then there is no other
+        rotation.
     type: str
   servers:
     description: All key servers of the provider; they hold the same keys. Needed with O(state=present).
@@ -58,7 +61,7 @@ options:
     description: Seconds to wait for a key server.
     type: int
   proxy:
-    description: SOCKS5 proxy through which the key servers are reached.
+    description: HTTP proxy (CONNECT) through which the key servers are reached.
     type: dict
     suboptions:
       address:
@@ -97,6 +100,18 @@ EXAMPLES = r"""
         port: 5697
     kmip_username: department-a
     connection_timeout: 5
+
+- name: Its primary key is rotated to key 2, and nothing else is changed
+  trusted.infrastructure.key_provider:
+    cluster: trust-authority
+    name: department-a
+    primary_key_id: "2"
+    servers:
+      - name: kms1
+        address: kms1.example.com
+      - name: kms2
+        address: kms2.example.com
+        port: 5697
 
 - name: The provider is no more
   trusted.infrastructure.key_provider:

@@ -34,7 +34,9 @@ options:
     choices: [self_signed, csr, signed]
     default: self_signed
   certificate:
-    description: Certificate in PEM. Needed with O(method=signed).
+    description:
+      - Certificate in PEM, which its intermediate certificates may follow. Needed with O(method=signed).
+      - Without O(private_key), it is for the key of the outstanding request, or for the key of the certificate of now.
     type: str
   private_key:
     description: Private key in PEM, where it was made elsewhere.
@@ -101,7 +103,7 @@ def read(client: ManagementClient, cluster: str, provider: str) -> tuple[str, di
     base = path(RESOURCE, cluster=cluster_id(client, cluster), provider=provider)
     certificate = client.find(Call("GET", base, task=True))
     csr = client.find(Call("GET", base + "/csr", task=True))
-    known = certificates([certificate["certificate"]])[0] if certificate else None
+    known = "".join(certificates([certificate["certificate"]])) if certificate else None
     return base, {"certificate": known, "csr": csr and csr["csr"]}
 
 

@@ -40,7 +40,7 @@ SERVICES = {
     "attestation": Service("trusted_infrastructure.attestation.service", True),
     "key-provider": Service("trusted_infrastructure.key_provider.service", True),
     "agent": Service("trusted_infrastructure.host.service", True),
-    "manager": Service("trusted_infrastructure.manager.service", False),
+    "manager": Service("trusted_infrastructure.manager.service", True),
 }
 
 # A command of the agent: HTTP method and path on its local socket.
@@ -114,9 +114,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--display-name", help="of the image, for people")
         if name == "key-check":
             command.add_argument("--provider", help="name of the key provider; the default one otherwise")
+    from trusted_infrastructure.host import key_commands
     from trusted_infrastructure.peers.commands import add_commands
 
     add_commands(commands)
+    key_commands.add_commands(commands)
     return root
 
 

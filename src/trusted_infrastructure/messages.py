@@ -25,6 +25,8 @@ ANSWER_LABEL = b"trusted.infrastructure/answer/v1"
 SEAL_LABEL = b"trusted.infrastructure/seal/v1"
 DELIVERY_LABEL = b"trusted.infrastructure/key-delivery/v1"
 PCR_POLICY_REFERENCE = b"trusted.infrastructure/pcr-policy/v1"
+# Object label of keys that are made to see that keys come, and are thrown away: nothing is kept under them.
+KEY_CHECK_LABEL = "key-check"
 PURPOSE_TOKEN = "token"  # noqa: S105 - what a challenge is for, not a password
 
 Message = TypeVar("Message", bound="WireMessage")

@@ -19,7 +19,6 @@ Sources: RFC 5869 (HKDF), NIST SP 800-38D (GCM).
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from trusted_infrastructure.header_fields import Reader, encode_name
 from trusted_infrastructure.refusal import InvalidField, Refusal
 
 VERSION = 1
@@ -43,7 +43,6 @@ _MAGIC = b"TIWK"
 _ALGORITHM_CODES = {ALGORITHM: 1}
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
-_MAX_NAME = 255
 _NAMES = ("provider", "primary_key_id", "kek_id", "object_label", "scope")
 
 
@@ -86,9 +85,7 @@ def encode_header(header: WrappedKeyHeader) -> bytes:
     if len(header.salt) != SALT_BYTES:
         raise InvalidField("salt", f"has {len(header.salt)} bytes; must have {SALT_BYTES}")
     parts = [_MAGIC, bytes([header.version, _ALGORITHM_CODES[header.algorithm]])]
-    for name in _NAMES:
-        encoded = _encode_name(name, getattr(header, name))
-        parts.append(struct.pack(">H", len(encoded)) + encoded)
+    parts += [encode_name(name, getattr(header, name)) for name in _NAMES]
     parts.append(header.salt)
     return b"".join(parts)
 
@@ -106,7 +103,7 @@ def parse(wrapped: bytes) -> WrappedKey:
     """Take a wrapped key apart without opening it. Raises Refusal `wrapped_key_invalid`."""
     if len(wrapped) > MAX_WRAPPED_BYTES:
         raise _invalid(f"has {len(wrapped)} bytes; at most {MAX_WRAPPED_BYTES} are possible")
-    reader = _Reader(wrapped)
+    reader = Reader(wrapped, _invalid)
     if reader.take(len(_MAGIC)) != _MAGIC:
         raise _invalid("does not begin with the mark of a wrapped key")
     version, code = reader.take(2)
@@ -119,8 +116,7 @@ def parse(wrapped: bytes) -> WrappedKey:
     salt = reader.take(SALT_BYTES)
     header_bytes = wrapped[: reader.position]
     ciphertext = reader.take(KEY_BYTES + _TAG_BYTES)
-    if reader.position != len(wrapped):
-        raise _invalid(f"has {len(wrapped) - reader.position} bytes after its end")
+    reader.end()
     header = WrappedKeyHeader(**names, salt=salt, algorithm=algorithm, version=version)
     return WrappedKey(header, header_bytes, ciphertext)
 
@@ -170,40 +166,7 @@ def _require_primary_key(primary_key: bytes) -> None:
         )
 
 
-def _encode_name(name: str, value: str) -> bytes:
-    if not 1 <= len(value) <= _MAX_NAME:
-        raise InvalidField(name, f"has {len(value)} characters; 1 to {_MAX_NAME} are possible")
-    if not value.isprintable():
-        raise InvalidField(name, "has characters that cannot be printed")
-    return value.encode()
-
-
 def _invalid(message: str) -> Refusal:
     return Refusal(
         "wrapped_key_invalid", f"the wrapped key {message}", "Use the wrapped key as it was given."
     )
-
-
-class _Reader:
-    """Bounds first: every read says what it wants and is refused where the bytes end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.position = 0
-
-    def take(self, size: int) -> bytes:
-        taken = self._data[self.position : self.position + size]
-        if len(taken) != size:
-            raise _invalid(f"ends after {len(self._data)} bytes, inside a field")
-        self.position += size
-        return taken
-
-    def name(self, name: str) -> str:
-        (size,) = struct.unpack(">H", self.take(2))
-        try:
-            value = self.take(size).decode()
-        except UnicodeDecodeError:
-            raise _invalid(f"has a {name} that is not UTF-8") from None
-        if not 1 <= len(value) <= _MAX_NAME or not value.isprintable():
-            raise _invalid(f"has a {name} that is no name")
-        return value

@@ -151,7 +151,7 @@ def over_https(report: Report, effort: Effort, folder: Path) -> None:
         report.rate("over HTTPS: attestations, 8 connections", result.rate, "at least 300 on two cores")
         report.time("over HTTPS: latency p50", result.percentile(50))
         report.time("over HTTPS: latency p99", result.percentile(99))
-        attested = max(result.attestations, 1)
+        attested = max(result.done, 1)
         report.plain("over HTTPS: refused", sum(result.refused.values()), "requests")
         if result.refused:
             print(f"refused: {result.refused}")

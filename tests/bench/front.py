@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real service behind the real front door: `trusted-infrastructure serve attestation` as systemd starts
-it, and nginx with the template of the roles. Only what belongs to a machine is put elsewhere (`write_proxy`):
-files, address and port. Limits, TLS and everything else are as deployed.
+"""The real services behind the real front door: `trusted-infrastructure serve attestation` and `serve
+key-provider` as systemd starts them, and nginx with the template of the roles. Only what belongs to a machine
+is put elsewhere (`write_proxy`): files, address and port. Limits, TLS and everything else are as deployed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
-from bench.site import HOST, Site
+from bench.site import Site
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "roles" / "service_runtime" / "templates"
@@ -33,66 +33,95 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Front:
-    """What runs. url: of the public server. service, proxy: process ids of parents."""
+    """What runs. host, port: of the public server. services: process ids of the parents, by service; proxy:
+    of nginx."""
 
-    url: str
+    host: str
+    port: int
     ca: Path
-    service: int
+    services: dict[str, int]
     proxy: int
 
-    def workers(self) -> list[int]:
-        """Processes that answer for the service."""
-        return children(self.service) or [self.service]
+    @property
+    def url(self) -> str:
+        """Of the public server."""
+        return f"https://{self.host}:{self.port}"
+
+    def workers(self, service: str = "attestation") -> list[int]:
+        """Processes that answer for a service."""
+        parent = self.services[service]
+        return children(parent) or [parent]
 
     def proxy_workers(self) -> list[int]:
         """nginx's worker processes."""
         return children(self.proxy)
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service to start. settings: beside those that belong to the site, by the port of the public server.
+    before: called when nginx and the services before it run, to prepare the state of this one."""
+
+    name: str = "attestation"
+    settings: Callable[[int], dict[str, Any]] = lambda _port: {}
+    before: Callable[[int], None] = lambda _port: None
+
+
 @contextlib.contextmanager
-def running(site: Site, workers: int) -> Iterator[Front]:
-    """Service and proxy for a site; both ended afterwards. Needs root, for nginx's user.
+def running(site: Site, workers: int, services: Sequence[Service] = (Service(),)) -> Iterator[Front]:
+    """Services and proxy for a site; all ended afterwards. Needs root, for nginx's user.
 
     The state is in the site's folder, which should be on a disk; what belongs on tmpfs is in /dev/shm.
     """
     folder = site.folder
-    run = Path("/dev/shm") / f"ti-bench-{os.getpid()}"
+    run = Path("/dev/shm") / f"ti-bench-{os.getpid()}-{site.name}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(mode=0o755)
-    try:
+    with contextlib.ExitStack() as ended:
+        ended.callback(shutil.rmtree, run, ignore_errors=True)
         folder.chmod(0o755)
         (folder / "run").symlink_to(run)
-        settings = site.write(workers=workers, lock_memory=False, socket_group=proxy_group())
         port = free_port()
-        configuration = write_proxy(site, run, port)
-        with process(
-            [
-                *(sys.executable, "-m", "trusted_infrastructure.cli", "serve", "attestation"),
-                *("--settings", str(settings)),
-            ],
-            folder / "service.log",
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        ) as service:
-            wait_for((run / "management.sock").exists, service, folder / "service.log")
-            with process(
-                ["nginx", "-c", str(configuration), "-g", "daemon off;"], folder / "nginx.log"
-            ) as proxy:
-                wait_for(lambda: accepts(port), proxy, folder / "nginx.log")
-                yield Front(f"https://{HOST}:{port}", folder / "side_ca.pem", service.pid, proxy.pid)
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
+        configuration = write_proxy(site, run, port, [service.name for service in services])
+        proxy = ended.enter_context(
+            process(["nginx", "-c", str(configuration), "-g", "daemon off;"], folder / "nginx.log")
+        )
+        wait_for(lambda: accepts(port), proxy, folder / "nginx.log")
+        started = {}
+        for service in services:
+            settings = site.write(
+                service.name,
+                workers=workers,
+                lock_memory=False,
+                socket_group=proxy_group(),
+                **service.settings(port),
+            )
+            service.before(port)
+            started[service.name] = ended.enter_context(_serving(site, service.name, settings)).pid
+        yield Front(site.name, port, folder / "side_ca.pem", started, proxy.pid)
 
 
-def write_proxy(site: Site, run: Path, port: int) -> Path:
+@contextlib.contextmanager
+def _serving(site: Site, name: str, settings: Path) -> Iterator[subprocess.Popen[bytes]]:
+    log = site.folder / f"{name}.log"
+    command = (sys.executable, "-m", "trusted_infrastructure.cli", "serve", name, "--settings", str(settings))
+    with process(command, log, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) as started:
+        wait_for((site.folder / "run" / name / "management.sock").exists, started, log)
+        yield started
+
+
+def write_proxy(site: Site, run: Path, port: int, services: Sequence[str]) -> Path:
     """nginx.conf from the roles' template, with the places of this run; answers its path."""
-    site.side.write_leaf(site.folder, "server", "server", HOST, dns=(HOST,))
-    site.side.write_leaf(site.folder, "config-server", "configuration-service", HOST, dns=(f"config.{HOST}",))
+    name = site.name
+    site.side.write_leaf(site.folder, "server", "server", name, dns=(name,))
+    site.side.write_leaf(site.folder, "config-server", "configuration-service", name, dns=(f"config.{name}",))
+    (site.folder / "side_ca.pem").write_text(site.side.certificate)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    text = environment.get_template("nginx.conf.j2").render(proxy=proxy_variables())
+    text = environment.get_template("nginx.conf.j2").render(proxy=proxy_variables(name, services))
     places = {
-        "/run/trusted-infrastructure/attestation/": f"{run}/",
+        "/run/trusted-infrastructure/": f"{run}/",
         "/etc/trusted-infrastructure/tls/server.": f"{site.folder}/server.",
         "/etc/trusted-infrastructure/tls/config-server.": f"{site.folder}/config-server.",
         "/etc/trusted-infrastructure/tls/side_ca.pem": f"{site.folder}/side_ca.pem",
@@ -110,16 +139,17 @@ def write_proxy(site: Site, run: Path, port: int) -> Path:
     return path
 
 
-def proxy_variables() -> dict[str, Any]:
-    """What the role gives to the template, as far as the Attestation Service is concerned."""
+def proxy_variables(name: str, services: Sequence[str]) -> dict[str, Any]:
+    """What the role gives to the template, as far as these services are concerned."""
     variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["trust_authority_host_proxy"]
 
     def ours(entries: Sequence[dict[str, str]], key: str) -> list[dict[str, str]]:
-        return [entry for entry in entries if entry[key].startswith("attestation")]
+        beginnings = tuple(service.replace("-", "_") for service in services)
+        return [entry for entry in entries if entry[key].startswith(beginnings)]
 
     return {
         **variables,
-        "public_name": HOST,
+        "public_name": name,
         "upstreams": ours(variables["upstreams"], "name"),
         "public": ours(variables["public"], "upstream"),
         "management": ours(variables["management"], "upstream"),

@@ -14,19 +14,18 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import resource
-import ssl
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import aiohttp
 import msgspec
 import uvloop
 from bench.attester import Attester
-from bench.front import ADDRESS, Front
-from bench.site import HOST
+from bench.front import Front
+from bench.wire import Wire, request, trusting
 
 from trusted_infrastructure.messages import AttestationResult, Challenge
 
@@ -35,11 +34,12 @@ CHALLENGE, EVIDENCE = "/attestation/v1/challenge", "/attestation/v1/evidence"
 
 
 class Result(msgspec.Struct):
-    """What came of it. seconds: of the measured time. latencies: of each attestation, both requests without
-    the host's own work between them (seconds). cpu: processor time of the generator. refused: code -> count.
+    """What came of it. done: attestations, or keys released. seconds: of the measured time. latencies: of
+    each one (seconds); of an attestation, both requests without the host's own work between them. cpu:
+    processor time of the generator. refused: code -> count.
     """
 
-    attestations: int = 0
+    done: int = 0
     seconds: float = 0.0
     latencies: list[float] = []
     cpu: float = 0.0
@@ -47,12 +47,12 @@ class Result(msgspec.Struct):
 
     @property
     def rate(self) -> float:
-        return self.attestations / self.seconds
+        return self.done / self.seconds
 
     def percentile(self, percent: int) -> float:
         """Latency that so many percent stay under."""
         if not self.latencies:
-            raise SystemExit(f"nobody was attested; refused: {self.refused or 'nobody'}")
+            raise SystemExit(f"nothing was done; refused: {self.refused or 'nobody'}")
         if len(self.latencies) < 100:
             return max(self.latencies)
         return statistics.quantiles(self.latencies, n=100)[percent - 1]
@@ -72,19 +72,7 @@ class Generator:
 
     def run(self) -> Result:
         """Attest, in a process of its own."""
-        context = multiprocessing.get_context("fork")
-        receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=self._report, args=(sender,))
-        worker.start()
-        sender.close()
-        try:
-            return msgspec.msgpack.decode(receiver.recv_bytes(), type=Result)
-        finally:
-            worker.join()
-
-    def _report(self, sender: multiprocessing.connection.Connection) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            sender.send_bytes(msgspec.msgpack.encode(runner.run(self._attest())))
+        return forked(self._attest)
 
     async def _attest(self) -> Result:
         begins = time.monotonic() + self.warm_up
@@ -100,63 +88,70 @@ class Generator:
         return Result(len(self._latencies), self.seconds, self._latencies, used, dict(self._refused))
 
     async def _connection(self, number: int, begins: float, ends: float) -> None:
-        context = ssl.create_default_context(cafile=str(self.front.ca))
-        connector = aiohttp.TCPConnector(
-            ssl=context,
-            limit=1,
-            keepalive_timeout=60,
-            local_addr=(f"127.0.1.{number + 1}", 0),
-            resolver=Loopback(),
-        )
+        wire = await Wire.open(self.front, trusting(self.front.ca), number)
         hosts = self.attesters[number :: self.connections]
-        async with aiohttp.ClientSession(self.front.url, connector=connector) as session:
+        try:
             turn = 0
             # What was under way at the end does not count, but a machine that is too slow for even one does.
             while (now := time.monotonic()) < ends or (not self._latencies and now < ends + PATIENCE):
-                taken = await self._one(session, hosts[turn % len(hosts)])
+                taken = await attested(wire, self.front, hosts[turn % len(hosts)], self._refused)
                 turn += 1
                 in_time = begins <= now and (time.monotonic() < ends or not self._latencies)
                 if taken is not None and in_time:
-                    self._latencies.append(taken)
+                    self._latencies.append(taken[0])
+        finally:
+            wire.close()
 
-    async def _one(self, session: aiohttp.ClientSession, host: Attester) -> float | None:
-        """One attestation: the time of both requests, None where it was refused."""
-        began = time.perf_counter()
-        answer = await self._post(session, CHALLENGE, host.request)
-        first = time.perf_counter() - began
-        if answer is None:
-            return None
-        body = host.evidence(msgspec.json.decode(answer, type=Challenge))
-        began = time.perf_counter()
-        answer = await self._post(session, EVIDENCE, body)
-        if answer is None:
-            return None
-        msgspec.json.decode(answer, type=AttestationResult)
-        return first + time.perf_counter() - began
 
-    async def _post(self, session: aiohttp.ClientSession, path: str, body: bytes) -> bytes | None:
-        async with session.post(path, data=body) as response:
-            answer = await response.read()
-            if response.status == 200:
-                return answer
-        try:
-            code = msgspec.json.decode(answer)["error"]["code"]
-        except (msgspec.DecodeError, KeyError, TypeError):
-            code = f"status {response.status}"
-        self._refused[code] += 1
+async def attested(
+    wire: Wire, front: Front, host: Attester, refused: Counter[str]
+) -> tuple[float, AttestationResult] | None:
+    """One attestation: the time of both requests, and its result; None where it was refused."""
+    name = f"{front.host}:{front.port}"
+    began = time.perf_counter()
+    status, answer = await wire.ask(request(name, CHALLENGE, host.request))
+    first = time.perf_counter() - began
+    if status != 200:
+        refused[code_of(answer)] += 1
         return None
+    body = host.evidence(msgspec.json.decode(answer, type=Challenge))
+    began = time.perf_counter()
+    status, answer = await wire.ask(request(name, EVIDENCE, body))
+    taken = first + time.perf_counter() - began
+    if status != 200:
+        refused[code_of(answer)] += 1
+        return None
+    return taken, msgspec.json.decode(answer, type=AttestationResult)
 
 
-class Loopback(aiohttp.abc.AbstractResolver):
-    """The service's name leads to this machine."""
+def code_of(answer: bytes) -> str:
+    """The code of a refusal."""
+    try:
+        return str(msgspec.json.decode(answer)["error"]["code"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return "unreadable"
 
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:
-        if host != HOST:
-            raise OSError(f"unknown host {host}")
-        return [aiohttp.abc.ResolveResult(hostname=host, host=ADDRESS, port=port, family=2, proto=0, flags=0)]
 
-    async def close(self) -> None:
-        pass
+def forked(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """What `work` answers, in a process of its own with an event loop."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_report, args=(work, sender))
+    worker.start()
+    sender.close()
+    try:
+        return msgspec.msgpack.decode(receiver.recv_bytes(), type=Result)
+    except EOFError:
+        raise SystemExit("the load generator failed; see above") from None
+    finally:
+        worker.join()
+
+
+def _report(
+    work: Callable[[], Coroutine[Any, Any, Result]], sender: multiprocessing.connection.Connection
+) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sender.send_bytes(msgspec.msgpack.encode(runner.run(work())))
 
 
 def cpu() -> float:

@@ -33,7 +33,8 @@ ISSUER = "https://workload-manager/sts"
 class Site:
     """One Trust Authority host. enrolled: hosts with an endorsement key in the configuration. denied: removed
     hosts. images: active base images; the one that the hosts match comes last. log_size: of the hosts' logs.
-    hosts: how many of the enrolled ones really attest.
+    hosts: how many of the enrolled ones really attest. name: of the Trust Authority host. documents: further
+    ones of its configuration.
     """
 
     folder: Path
@@ -43,6 +44,8 @@ class Site:
     hosts: int = 1
     log_size: int = TYPICAL_SIZE
     ek_kind: str = "p256"
+    name: str = HOST
+    documents: list[tuple[str, str, Any]] = field(default_factory=list)
     now: int = field(default_factory=lambda: int(time.time()))
     attesters: list[Attester] = field(init=False)
 
@@ -62,27 +65,35 @@ class Site:
     def snapshot(self) -> PublishedSnapshot:
         """The configuration that the manager would have published."""
         listed = [
-            Document(kind, name, Generation(1, 1), content) for kind, name, content in self._documents()
+            Document(kind, name, Generation(1, 1), content)
+            for kind, name, content in (*self._documents(), *self.documents)
         ]
-        return snapshot_of(HOST, "trust_authority", 3, listed)
+        return snapshot_of(self.name, "trust_authority", 3, listed)
 
-    def write(self, **settings: Any) -> Path:
-        """Write certificates, configuration and settings; answers the settings file."""
-        run, state = self.folder / "run", self.folder / "state"
-        for folder in (run, state):
-            folder.mkdir(exist_ok=True)
-        self.side.write_leaf(self.folder, "attestation-service", "attestation-service", HOST)
+    def write(self, service: str = "attestation", **settings: Any) -> Path:
+        """Write certificates, configuration and settings of a service; answers its settings file."""
+        run, state, anchors = (
+            self.folder / "run" / service,
+            self.folder / "state" / service,
+            self.folder / "anchors",
+        )
+        for folder in (run, state, anchors):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.side.write_leaf(self.folder, f"{service}-service", f"{service}-service", self.name)
         (self.folder / "side_ca.pem").write_text(self.side.certificate)
-        publish(run / "snapshot.json", self.snapshot())
-        path = self.folder / "attestation.json"
+        peers = [{"host": self.name, "public_name": self.name}]
+        (anchors / "peers.json").write_bytes(msgspec.json.encode(peers))
+        publish(self.folder / "run" / "snapshot.json", self.snapshot())
+        path = self.folder / f"{service}.json"
         plain = {
-            "host": HOST,
-            "service_id": f"attestation@{HOST}",
-            "public_name": HOST,
+            "host": self.name,
+            "service_id": f"{service}@{self.name}",
+            "public_name": self.name,
             "side_ca": str(self.folder / "side_ca.pem"),
-            "identity_certificate": str(self.folder / "attestation-service.pem"),
-            "identity_key": str(self.folder / "attestation-service.key"),
-            "snapshot": str(run / "snapshot.json"),
+            "identity_certificate": str(self.folder / f"{service}-service.pem"),
+            "identity_key": str(self.folder / f"{service}-service.key"),
+            "snapshot": str(self.folder / "run" / "snapshot.json"),
+            "anchors_directory": str(anchors),
             "state_directory": str(state),
             "run_directory": str(run),
         }
@@ -103,7 +114,13 @@ class Site:
         return tokens.sign_assertion(claims, self._principal_key, self.principal_certificate)
 
     def _documents(self) -> Iterable[tuple[str, str, dict[str, Any]]]:
-        cluster = {"cluster": "domain-c1", "name": "Trust Authority", "state": "ENABLE", "group": GROUP}
+        cluster = {
+            "cluster": "domain-c1",
+            "name": "Trust Authority",
+            "state": "ENABLE",
+            "group": GROUP,
+            "peers": [{"host": self.name, "public_name": self.name}],
+        }
         yield "trust_authority_cluster", "cluster", cluster
         principal = {"id": {"name": "workload", "domain": "local"}, "type": "STS_USER"}
         certificates = [[self.principal_certificate]]

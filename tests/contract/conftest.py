@@ -13,7 +13,7 @@ from collection_tree import ROOT
 
 from trusted_infrastructure.manager import users
 
-pytest.register_assert_rewrite("contract.managed_site", "contract.scenarios")
+pytest.register_assert_rewrite("contract.managed_site", "contract.native_scenarios", "contract.scenarios")
 
 # The collection is imported by the name that Ansible gives it, from where it lies.
 for name, path in (

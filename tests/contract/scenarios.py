@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from contract.managed_site import Site, open_site
+from contract.native_scenarios import native_providers, pcr_policies
 from services.manager.harness import Side
 from services.manager.material import Issuer
 
@@ -401,6 +402,51 @@ def key_providers(site: Site) -> None:
     site.converges("key_provider", cluster=CLUSTER, name="finance", state="absent")
 
 
+def rotations(site: Site) -> None:
+    authority(site)
+    answer_for_providers(site, "finance")
+    answers, base = site.api.nodes.answers, "/kms/manage/v1/providers/finance"
+    left: dict[str, int] = {}
+
+    def checked(body: Any) -> dict[str, str]:
+        key_id = body["master_key_id"] if isinstance(body, dict) else "1"
+        return {"master_key_id": key_id, "check_value": key_id * 64}
+
+    def usage(_host: str) -> dict[str, Any]:
+        return {"usage": [{"scope": "lab", "host": "host1", "reported": 1.0, "keys": left, "marks": {}}]}
+
+    answers["POST", f"{base}/check-value"], answers["GET", f"{base}/usage"] = checked, usage
+    wanted = {"cluster": CLUSTER, "name": "finance", "servers": [SERVER]}
+    one = {"cluster": CLUSTER, "provider": "finance"}
+    site.converges("key_provider", **wanted, primary_key_id="1")
+    site.converges("key_provider_client_certificate", **one, method="self_signed")
+    site.converges("key_provider_peer_certificates", **one, certificates=[OTHER.pem])
+    site.stays("key_provider_rotation", **one)
+
+    rotated = site.converges("key_provider", **wanted, primary_key_id="2")
+    assert rotated["diff"]["before"] == {**rotated["diff"]["after"], "master_key_id": "1"}
+    assert "is being rotated" in site.refused("key_provider", **wanted, primary_key_id="3")
+    left["1"] = 2
+    found = site.ok("key_provider_rotation_info", **one)["rotation"]
+    assert [(key["master_key_id"], key["keys_left"]) for key in found["previous"]] == [("1", 2)]
+    for check in (True, False):
+        message = site.refused("key_provider_rotation", **one, check=check)
+        assert "host1 (scope lab) keeps 2 under 1" in message
+    left.clear()
+    done = site.converges("key_provider_rotation", **one)
+    assert (done["removed"], done["lost"], done["resource"]["previous"]) == (["1"], [], [])
+
+    stolen = {**one, "state": "compromised", "primary_key_id": "3"}
+    assert site.converges("key_provider_rotation", **stolen)["resource"]["previous"] == [
+        {"master_key_id": "2", "compromised": True}
+    ]
+    left["2"] = 1
+    lost = site.ok("key_provider_rotation", **one, force=True)["lost"]
+    assert [(row["master_key_id"], row["keys"]) for row in lost] == [("2", 1)]
+    assert site.stays("key_provider_rotation", **stolen)["warnings"]
+    assert "cannot" not in str(site.ok("key_provider_rotation_info", **one)["rotation"])
+
+
 def provider_trust(site: Site) -> None:
     authority(site)
     site.converges("key_provider", cluster=CLUSTER, name="finance", primary_key_id="1", servers=[SERVER])
@@ -514,6 +560,94 @@ def providers_of_hosts(site: Site) -> None:
         ("sales", "group-2", True),
     ]
     site.converges("trusted_key_provider", name="finance", state="absent")
+    defaults(site)
+
+
+def defaults(site: Site) -> None:
+    """Defaults of the manager and of a cluster; `sales` is there, and is the manager's."""
+    site.converges("trusted_key_provider", name="legal", group="group-1")
+    result = site.converges("default_key_provider", cluster=TRUSTED, name="legal")
+    assert result["resource"] == {"provider": "legal", "inherited": False}
+    rows = site.ok("key_providers_info", types=["TRUSTED"])["key_providers"]
+    assert [(row["provider"], row["default"], row["default_of"]) for row in rows] == [
+        ("legal", False, [TRUSTED]),
+        ("sales", True, []),
+    ]
+    assert site.ok("key_providers_info", names=["x"])["key_providers"] == []
+    site.converges("default_key_provider", name="legal")
+    site.stays("default_key_provider", cluster=TRUSTED, name="legal")
+    result = site.converges("default_key_provider", cluster=TRUSTED, state="absent")
+    assert result["resource"] == {"provider": "legal", "inherited": True}
+    assert "no key provider 'x'" in site.refused("default_key_provider", name="x")
+    site.converges("default_key_provider", state="absent")
+    exported(site)
+
+
+def exported(site: Site) -> None:
+    """What the defaults left behind, as files."""
+    path = site.directory / "events.csv"
+    given: dict[str, Any] = {"path": str(path), "format": "csv", "operations": ["set_default"], "after": 0}
+    assert site.ok("events_export", check=True, **given)["changed"]
+    assert not path.exists()
+    result = site.ok("events_export", mode="0600", **given)
+    assert (result["changed"], result["size"]) == (True, path.stat().st_size)
+    assert [line.split(",")[7] for line in path.read_text().splitlines()[1:]] == ["set_default"] * 5, (
+        "sales first"
+    )
+    assert path.stat().st_mode & 0o777 == 0o600
+    site.stays("events_export", mode="0600", **given)
+    site.converges("default_key_provider", name="sales")
+    assert site.ok("events_export", **given)["changed"]
+    assert "limit" in site.refused("events_export", path=str(path), limit=0)
+    missing = str(site.directory / "missing" / "events")
+    assert "missing" in site.refused("events_export", path=missing, format="jsonl")
+
+
+def keys_of_hosts(site: Site) -> None:
+    """Both hosts answer alike: one key, which rests on primary key 1 until it was wrapped again."""
+    trusted(site)
+    key = {
+        "key_id": "6f6a1f6e-6f0d-4f3a-9d5e-0d3f3c1f8f10",
+        "object_id": "vm-1",
+        "component": "Virtual Machine",
+        "name": "web",
+        "provider": "finance",
+        "type": "TRUSTED",
+        "kek_id": "52d3",
+        "primary_key_id": "1",
+        "created": 1_800_000_000,
+    }
+    rewrapped = 0
+
+    def rewrap(asked: Any) -> dict[str, Any]:
+        nonlocal rewrapped
+        found: dict[str, Any] = {"rewrapped": [], "left": [], "deep_recrypt": []}
+        if asked.dry_run and not rewrapped:
+            found["rewrapped"] = [key]
+        elif not asked.dry_run:
+            rewrapped += 1
+            found["rewrapped"] = [{**key, "primary_key_id": "2"}]
+        return found
+
+    answers = site.api.nodes.answers
+    answers["GET", "/agent/manage/v1/keys"] = lambda _host: {"keys": [key]}
+    answers["POST", "/agent/manage/v1/keys/rewrap"] = rewrap
+    (found,) = site.ok("host_keys_info", host="host1", providers=["finance"])["object_keys"]
+    assert (found["host"], found["primary_key_id"]) == ("host1", "1")
+    assert site.ok("host_keys_info", host="host1", objects=["vm-2"])["object_keys"] == []
+
+    wanted = {"cluster": TRUSTED, "provider": "finance", "objects": ["vm-1"]}
+    assert site.ok("key_rewrap", check=True, **wanted)["changed"]
+    site.door.changes()
+    result = site.ok("key_rewrap", **wanted)
+    assert (result["changed"], result["counts"]["rewrapped"], rewrapped) == (True, 2, 2)
+    assert site.door.changes() == ["rewrap$task"]
+    site.stays("key_rewrap", **wanted)
+    assert site.door.changes() == []
+    assert "no key provider 'hr'" in site.refused("key_rewrap", **wanted, target="hr")
+    site.api.nodes.down = {"host2"}
+    assert "host2" in site.refused("key_rewrap", **wanted)
+    assert site.ok("key_rewrap", **wanted, incomplete="warn")["unreachable"] == ["host2"]
 
 
 def agents(site: Site) -> None:
@@ -607,10 +741,120 @@ def judged(site: Site) -> None:
     assert "host1 is FAILED" in site.refused("attestation_assert", hosts=["host1"])
 
 
+def people(site: Site) -> None:
+    """Users, a group, a role and permissions, from nothing to removed."""
+    site.converges("cluster", name=CLUSTER)
+    secret = "a long enough password"
+    assert "user_password is needed" in site.refused("manager_user", name="eve")
+    made = site.converges("manager_user", name="eve", user_password=secret, description="Key providers")
+    assert made["resource"]["password"] == "<changed>"
+    site.converges("manager_user", name="eve", description="Base images")
+    site.stays("manager_user", name="eve", user_password="whatever it is")
+    again = site.ok("manager_user", name="eve", user_password=secret, update_password="always")
+    assert (again["changed"], again["resource"]["password"]) == (True, "<changed>")
+    assert secret not in str(again)
+    assert "comes from the inventory" in site.refused("manager_user", name="administrator", state="absent")
+
+    role = {"name": "images", "privileges": ["TrustedAdmin.ConfigureHostMetadata"]}
+    site.converges("manager_role", **role, description="Base images")
+    role["privileges"].append("TrustedAdmin.RetrieveHostMetadata")
+    site.converges("manager_role", **role)
+    assert "built in" in site.refused("manager_role", name="NoAccess", privileges=["System.Read"])
+    found = site.ok("manager_role_info", names=["images"])
+    assert [len(item["privileges"]) for item in found["roles"]] == [5]
+    assert len(found["privileges"]) > 30
+
+    site.converges("manager_group", name="images", members=["eve"])
+    site.converges("manager_group", name="images", description="They look after base images")
+    site.converges("manager_group", name="images", exclusive=True)
+    site.converges("manager_group", name="images", members=["eve"], exclusive=True)
+    site.converges("manager_group", name="TrustedAdmins", members=["eve"])
+    site.converges("manager_group", name="TrustedAdmins", exclusive=True)
+    (group,) = site.ok("manager_group_info", names=["TrustedAdmins"])["groups"]
+    assert group["members"] == [{"user": "administrator", "source": "INVENTORY"}]
+    assert "no user 'adam'" in site.refused("manager_group", name="images", members=["adam"])
+
+    given = {"principal": "images", "principal_type": "group"}
+    site.converges("manager_permission", **given, role="images")
+    site.converges("manager_permission", **given, role="ReadOnly", cluster=CLUSTER)
+    site.converges("manager_permission", **given, role="ReadOnly", cluster=CLUSTER, propagate=False)
+    assert "no role 'nothing'" in site.refused("manager_permission", principal="eve", role="nothing")
+    rows = site.ok("manager_permission_info", principals=["images"], roles=["ReadOnly"], clusters=[CLUSTER])
+    assert [row["propagate"] for row in rows["permissions"]] == [False]
+    asked = {"names": ["eve"], "gather_privileges": True}
+    (eve,) = site.ok("manager_user_info", **asked)["users"]
+    assert (eve["groups"], len(eve["privileges"])) == (["images"], 5)
+    (eve,) = site.ok("manager_user_info", **asked, cluster=CLUSTER)["users"]
+    assert (len(eve["privileges"]), len(eve["host_privileges"])) == (3, 5)
+    assert len(site.ok("manager_user_info")["users"]) == 2
+
+    site.converges("manager_permission", **given, cluster=CLUSTER, state="absent")
+    assert "in use" in site.refused("manager_role", name="images", state="absent")
+    site.converges("manager_permission", **given, state="absent")
+    site.converges("manager_role", name="images", state="absent")
+    site.converges("manager_group", name="images", state="absent")
+    site.converges("manager_user", name="eve", state="absent")
+
+
 def principal(site: Site) -> None:
     found = site.ok("principal_info")["principal"]
     assert found["issuer"] == "https://manager.example/"
     assert found["certificates"][0]["cert_chain"] == [SIGNER.pem]
+
+
+def standard_providers(site: Site) -> None:
+    trusted(site)
+    # Nobody listens there: the manager can tell at once.
+    server = {"name": "kms1", "address": "127.0.0.1", "port": 1}
+    wanted: dict[str, Any] = {"name": "finance", "servers": [server]}
+    site.converges("standard_key_provider", **wanted)
+    site.stays("standard_key_provider", **wanted, description="", kmip_username="")
+    more = {"description": "for finance", "kmip_username": "ti", "connection_timeout": 1}
+    site.converges("standard_key_provider", **wanted, **more)
+    second = {"name": "kms2", "address": "127.0.0.2", "port": 1}
+    wanted["servers"] = [server, second]
+    site.converges("standard_key_provider", **wanted, proxy={"address": "127.0.0.3", "port": 1})
+    site.converges("standard_key_provider", **wanted, kmip_username="")
+
+    result = site.converges("standard_key_provider", **wanted, client_certificate="csr")
+    assert "BEGIN CERTIFICATE REQUEST" in result["csr"]
+    assert site.stays("standard_key_provider", **wanted, client_certificate="csr")["csr"] == result["csr"]
+    refused = site.refused(
+        "standard_key_provider", **wanted, client_certificate="provided", certificate=OTHER.pem
+    )
+    assert "outstanding certificate request" in refused
+    given = {"client_certificate": "provided", "certificate": OTHER.pem, "private_key": OTHER.key_pem}
+    site.converges("standard_key_provider", **wanted, **given)
+    site.stays("standard_key_provider", **wanted, **{**given, "certificate": reformatted(OTHER.pem)})
+    site.stays("standard_key_provider", **wanted, client_certificate="self_signed")
+    made = {"client_certificate": "self_signed", "renew_certificate": True}
+    assert site.ok("standard_key_provider", **wanted, **made)["changed"]
+
+    trusting = {**wanted, "trusted_certificates": [VENDOR.pem, OTHER.pem]}
+    site.converges("standard_key_provider", **trusting)
+    reordered = [reformatted(OTHER.pem) + VENDOR.pem]
+    site.stays("standard_key_provider", **{**wanted, "trusted_certificates": reordered})
+    password = "a password of the key servers"
+    result = site.converges("standard_key_provider", **trusting, kmip_password=password)
+    assert password not in json.dumps(result)
+    again = {"kmip_password": password, "update_password": "unhealthy"}
+    assert site.ok("standard_key_provider", **trusting, **again)["changed"]
+    # Bound to the servers that it was set for: another one needs it again.
+    trusting["servers"] = [server, {**second, "port": 2}]
+    site.converges("standard_key_provider", **trusting, kmip_password=password)
+
+    (found,) = site.ok("standard_key_provider_info", present_certificates=True)["standard_key_providers"]
+    assert (found["status"]["health"], found["has_credential"], found["csr"] is None) == (
+        "ERROR",
+        True,
+        False,
+    )
+    assert [row["trusted"] for row in found["current_certificates"]] == [False, False]
+    assert site.ok("standard_key_provider_info", names=["other"])["standard_key_providers"] == []
+    assert site.ok("key_info", providers=["finance"], in_use=True)["known_keys"] == []
+    taken = site.refused("trusted_key_provider", name="finance", group="group-1")
+    assert "finance" in taken
+    site.converges("standard_key_provider", name="finance", state="absent")
 
 
 SCENARIOS = {
@@ -626,12 +870,18 @@ SCENARIOS = {
     "TPM settings": Scenario("trust_authority", tpm_settings),
     "base images": Scenario("trust_authority", base_images),
     "key providers": Scenario("trust_authority", key_providers),
+    "rotations": Scenario("trust_authority", rotations),
     "trust of providers": Scenario("trust_authority", provider_trust),
     "services": Scenario("trust_authority", services),
     "registrations": Scenario("workload", registrations),
     "trusted clusters": Scenario("workload", trusted_clusters),
     "providers of hosts": Scenario("workload", providers_of_hosts),
     "agents": Scenario("workload", agents),
+    "keys of hosts": Scenario("workload", keys_of_hosts),
     "judged hosts": Scenario("trust_authority", judged),
     "principal": Scenario("workload", principal),
+    "standard providers": Scenario("workload", standard_providers),
+    "people": Scenario("trust_authority", people),
+    "native providers": Scenario("workload", native_providers),
+    "PCR policies": Scenario("workload", pcr_policies),
 }

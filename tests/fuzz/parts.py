@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from services.key_provider.harness import wrapped_key
@@ -12,7 +13,15 @@ from services.tpm.event_log_builder import LogBuilder, boot
 from services.tpm.software_keys import attestation_key, endorsement_key, genuine_attest, private_key, sign
 from services.tpm.vendor import EK_KEY_USAGE, EK_USAGE, key_usage, root
 
-from trusted_infrastructure import sealing
+from trusted_infrastructure import data_keys, sealing
+from trusted_infrastructure.key_delivery import (
+    KeyRequestAnswer,
+    NativeKey,
+    NativeProviderPush,
+    RewrapKeys,
+    StandardKey,
+    StandardKeys,
+)
 from trusted_infrastructure.sealing import SealingKey
 from trusted_infrastructure.tpm.certificates import parse_certificate
 from trusted_infrastructure.tpm.endorsement import load_certificate_authority
@@ -48,6 +57,38 @@ def _revocation_list(entries: int) -> bytes:
 
 REVOCATION_LISTS = [_revocation_list(0), _revocation_list(3)]
 WRAPPED_KEY = wrapped_key()
+WRAPPED_DATA_KEY = data_keys.wrap(
+    bytes(32),
+    data_keys.DataKeyHeader(
+        type="TRUSTED",
+        provider="finance",
+        key_id="6f6a1f6e-6f0d-4f3a-9d5e-0d3f3c1f8f10",
+        object_id="vm-1",
+        component="Virtual Machine",
+        kek_id="kek-1",
+        kek_reference=WRAPPED_KEY,
+        salt=bytes(32),
+    ),
+    bytes(32),
+)
+KEY_DELIVERIES = [
+    msgspec.json.encode(message)
+    for message in (
+        StandardKeys(
+            instance="0" * 32,
+            keys=[StandardKey(provider="store", key_id="1", sealed_key=bytes(80))],
+            answers=[KeyRequestAnswer(id="a", key_id="1")],
+        ),
+        NativeProviderPush(
+            instance="0" * 32,
+            provider="branch",
+            key_id="1",
+            tpm_required=True,
+            keys=[NativeKey(key_id="1", sealed_key=bytes(80), check_value="0" * 64)],
+        ),
+        RewrapKeys(provider="store", target="branch", object_ids=["vm-1"], key_ids=["a"]),
+    )
+]
 SEALING_KEYS = {suite: SealingKey.generate(suite) for suite in sealing.SUITES}
 SEALED = [
     bytes([index]) + part

@@ -19,9 +19,10 @@ from fuzz import parts, services_under_test, signed
 from services.tpm import corpus
 from services.tpm.event_log_builder import EVERY_CLASS
 
-from trusted_infrastructure import sealing, wrapping
+from trusted_infrastructure import data_keys, sealing, wrapping
 from trusted_infrastructure.config import documents
 from trusted_infrastructure.decoding import decode_json
+from trusted_infrastructure.key_delivery import NativeProviderPush, RewrapKeys, StandardKeys
 from trusted_infrastructure.manager import base_image_document
 from trusted_infrastructure.manager.vapi.binding import decode_body
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument
@@ -195,6 +196,16 @@ def wrapped_key(data: bytes) -> None:
     wrapping.unwrap(bytes(32), data)
 
 
+def wrapped_data_key(data: bytes) -> None:
+    data_keys.unwrap(bytes(32), data_keys.parse(data))
+
+
+def key_delivery_messages(data: bytes) -> None:
+    """What a workload manager sends about keys."""
+    for kind in (StandardKeys, NativeProviderPush, RewrapKeys):
+        tolerated(functools.partial(decode_json, data, kind))
+
+
 def sealed(data: bytes) -> None:
     """The first byte chooses the suite."""
     suite = sorted(sealing.SUITES)[data[0] % len(sealing.SUITES)] if data else "X25519"
@@ -255,6 +266,8 @@ TARGETS: dict[str, Target] = {
     "manager_body": Target(manager_body, services_under_test.document_texts, 32 * KB),
     "messages": Target(messages, services_under_test.bodies, 16 * KB),
     "wrapped_key": Target(wrapped_key, lambda: [parts.WRAPPED_KEY], 7 * KB),
+    "wrapped_data_key": Target(wrapped_data_key, lambda: [parts.WRAPPED_DATA_KEY], 13 * KB),
+    "key_delivery_messages": Target(key_delivery_messages, lambda: parts.KEY_DELIVERIES, 8 * KB),
     "sealed": Target(sealed, lambda: parts.SEALED, 4 * KB),
     "token": Target(signed.token, signed.token_seeds, 16 * KB),
     "assertion": Target(signed.assertion, signed.assertion_seeds, 16 * KB),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lab's key server on a loopback port: a real PyKMIP server in a process of its own, to test against.
 
-Its folder holds the database; a server that is stopped and started again keeps port and keys.
+Its folder holds the database; a server that is stopped and started again keeps port and keys. Servers
+replicate when they are told of each other (`replicate`) before they start.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 FILES = Path(__file__).parents[2] / "roles" / "key_server" / "files"
 READ = ("LOCATE", "GET", "GET_ATTRIBUTES", "GET_ATTRIBUTE_LIST")
-ALL = (*READ, "ADD_ATTRIBUTE", "ACTIVATE", "REVOKE", "DESTROY")
+ALL = (*READ, "ADD_ATTRIBUTE", "MODIFY_ATTRIBUTE", "ACTIVATE", "REVOKE", "DESTROY")
 
 
 class SoftwareKeyServer:
@@ -35,6 +36,9 @@ class SoftwareKeyServer:
         self.port = _free_port(address)
         self.clients = folder / "clients"
         self.clients.mkdir(parents=True)
+        folder.chmod(0o700)
+        self.number = 0
+        self.peers: list[SoftwareKeyServer] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._certify(authority or folder / "authority", name, address)
         self.certificate = (folder / "server.pem").read_text()
@@ -96,7 +100,11 @@ class SoftwareKeyServer:
                     "clients": str(self.clients),
                     "database": str(self.folder / "keys.db"),
                     "policies": str(self.folder / "policies.json"),
-                    "administrators": [self.name],
+                    "administrators": [server.name for server in (self, *self.peers)],
+                    "number": self.number,
+                    "peers": [{"host": peer.address, "port": peer.port} for peer in self.peers],
+                    "authority": str(self.folder / "clients" / "authority.pem"),
+                    "compare_interval": 0.3,
                 }
             )
         )
@@ -116,7 +124,7 @@ class SoftwareKeyServer:
                 stderr=log,
             )
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 socket.create_connection((self.address, self.port), timeout=1).close()
                 return
@@ -132,6 +140,17 @@ class SoftwareKeyServer:
             self._process.wait(timeout=15)
             self._process = None
         return time.monotonic() - started
+
+    def status(self, name: str) -> str:
+        """A line of the process's /proc status."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
+
+    def pause(self, *, resume: bool = False) -> None:
+        """Stop the process without ending it, or let it go on: a server that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT if resume else signal.SIGSTOP)
 
     def log(self) -> str:
         """What the server wrote to standard error."""
@@ -182,6 +201,13 @@ class SoftwareKeyServer:
             "certificate": str(self.folder / "server.pem"),
             "key": str(self.folder / "server.key"),
         }
+
+
+def replicate(*servers: SoftwareKeyServer) -> None:
+    """Tell servers, of one authority and not started yet, of each other."""
+    for number, server in enumerate(servers):
+        server.number = number
+        server.peers = [peer for peer in servers if peer is not server]
 
 
 def _environment() -> dict[str, str]:

@@ -86,11 +86,13 @@ class TrustAuthority:
         return self.manage("GET", "/status")["providers"]["finance"]
 
     def ask(self, body: bytes | None = None, action: str = "create") -> tuple[str, bytes, KeyAnswer | None]:
-        """A host asks: reason code ("ok"), the key it gets, the answer."""
+        """A host asks: reason code ("ok"), the key it gets, the answer. body: a wrapped key, but to create."""
         host = Host(self.authority, now=int(time.time()))
         body = body or host.create_body()
         if action == "unwrap":
             body = host.unwrap_body(body)
+        elif action == "rewrap":
+            body = host.rewrap_body(body)
         token = host.token()
         proof = host.proof(token, body)
         response = AsgiClient(self.parts.public).post(
@@ -176,8 +178,7 @@ def trust_authority(
     made = make(tmp_path, servers)
     set_up(made)
     yield made
-    made.parts.state.primary_keys.close()
-    made.parts.audit.close()
+    made.parts.close()
 
 
 def test_set_up_step_by_step(tmp_path: Path, servers: tuple[SoftwareKeyServer, SoftwareKeyServer]) -> None:
@@ -275,7 +276,7 @@ def test_a_revoked_key_is_refused(trust_authority: TrustAuthority) -> None:
     health = trust_authority.look()
     assert health["health"] == "ERROR"
     assert "COMPROMISED" in str(health["details"])
-    assert trust_authority.ask()[0] == "primary_key_state"
+    assert trust_authority.ask()[0] == "key_compromised"
 
 
 def test_a_key_of_somebody_else_is_not_given(trust_authority: TrustAuthority) -> None:
@@ -321,7 +322,7 @@ def test_the_key_server_logs_no_key_and_its_files_are_private(
     trust_authority: TrustAuthority,
 ) -> None:
     trust_authority.look()
-    primary = trust_authority.parts.state.primary_keys.current("finance", 60)
+    primary = trust_authority.parts.state.primary_keys.current("finance", "1001", 60)
     assert primary is not None
     for server in trust_authority.servers:
         log = server.log()
@@ -334,7 +335,7 @@ def test_the_key_server_logs_no_key_and_its_files_are_private(
 
 def test_no_secret_in_the_service_s_state(trust_authority: TrustAuthority) -> None:
     trust_authority.ask()
-    primary = trust_authority.parts.state.primary_keys.current("finance", 60)
+    primary = trust_authority.parts.state.primary_keys.current("finance", "1001", 60)
     assert primary is not None
     for path in (trust_authority.folder / "state").iterdir():
         assert primary.material not in path.read_bytes()
@@ -342,15 +343,20 @@ def test_no_secret_in_the_service_s_state(trust_authority: TrustAuthority) -> No
         assert path.stat().st_mode & 0o077 == 0
 
 
-def revoke(server: SoftwareKeyServer, key_id: str) -> None:
-    """Mark a key as compromised, as its owner does."""
+def revoke(server: SoftwareKeyServer, key_id: str, reason: str = "KEY_COMPROMISE", then: str = "") -> None:
+    """Revoke a key, as its owner does: compromised by KEY_COMPROMISE, deactivated by other reasons of KMIP.
+
+    then: further calls of a KMIPProxy `p`, each a line that answers."""
     script = (
         "import sys, json\n"
         "from key_server.primary_keys import Client, Endpoint\n"
         "from kmip.core import enums\n"
         "e = json.load(sys.stdin)\n"
         "with Client(Endpoint(**e['here'])) as c:\n"
-        "    r = c._proxy.revoke(enums.RevocationReasonCode.KEY_COMPROMISE, e['id'])\n"
-        "    assert r.result_status.value is enums.ResultStatus.SUCCESS, r.result_message\n"
+        "    p, answers = c._proxy, []\n"
+        f"    answers.append(p.revoke(enums.RevocationReasonCode.{reason}, e['id']))\n"
+        + "".join(f"    answers.append({line})\n" for line in then.splitlines())
+        + "    for r in answers:\n"
+        "        assert r.result_status.value is enums.ResultStatus.SUCCESS, r.result_message\n"
     )
     server.run_python(script, json.dumps({"here": server.endpoint(), "id": key_id}))

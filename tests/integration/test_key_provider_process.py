@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.key_provider.harness import SERVICE_ID, Authority, write_identity
+from services.key_provider.harness import SERVICE_ID, Authority, provider, write_identity
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import tokens
+from trusted_infrastructure.config.documents import KmipServer, NetworkAddress, Sealed
 from trusted_infrastructure.transport import local_client
 
 
@@ -112,6 +115,41 @@ def test_it_serves_and_ends(service: Process) -> None:
     assert process.wait(timeout=10) == 0
     assert time.monotonic() - started < 8
     assert not list(run.glob("*.sock"))
+
+
+def test_it_ends_while_a_key_server_hangs(service: Process) -> None:
+    """It accepts connections and says nothing, and may take five minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        authority = Authority()
+        process = service.start()
+        service.wait_for_sockets()
+        _key, certificate = service.side.leaf("manager", "ta-manager")
+        run = service.folder / "run"
+        with local_client(run / "management.sock") as management:
+            base, headers = "/kms/manage/v1", forwarded(certificate)
+            own = management.get(f"{base}/sealing-key", headers=headers).json()
+            path = f"{base}/providers/finance/client-certificate"
+            made = management.post(path, headers=headers, json={"hosts": {"ta1": own}}).json()
+            sealed = made["private_key"]
+            parts = {host: base64.b64decode(part) for host, part in sealed["sealed"].items()}
+            document = provider(
+                servers=[KmipServer("kms1", NetworkAddress("127.0.0.1", listener.getsockname()[1]))],
+                connection_timeout=300,
+                client_certificate=made["certificate"],
+                client_private_key=Sealed(sealed["suite"], sealed["digest"], parts),
+                trusted_certificates=[made["certificate"]],
+            )
+            authority.put("key_provider", "finance", document)
+            authority.publish(service.folder / "snapshot.json")
+            connection, _address = listener.accept()
+            with connection:
+                # The service answers meanwhile.
+                status = management.get(f"{base}/status", headers=headers).json()
+                assert status["providers"]["finance"]["health"] == "NONE"
+                started = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=15) == 0, service.log()
+                assert time.monotonic() - started < 8
 
 
 def test_a_kill_loses_no_record(service: Process) -> None:

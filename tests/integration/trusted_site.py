@@ -73,8 +73,7 @@ class TrustedSite:
         self._server.should_exit = True
         self._thread.join(timeout=10)
         self.attestation.close()
-        self.key_provider.state.primary_keys.close()
-        self.key_provider.audit.close()
+        self.key_provider.close()
         self.tpm.__exit__(kind, error, trace)
 
     # ---- the trusted host ---------------------------------------------------------------------------------

@@ -88,7 +88,9 @@ def make_pair(
 
 @dataclass
 class Answers:
-    """What the server says. raw: sent in place of an answer. refuse: KMIP result reason by operation."""
+    """What the server says. raw: sent in place of an answer. refuse: KMIP result reason by operation.
+
+    trickle: seconds before each byte of an answer."""
 
     key: bytes = KEY
     key_id: str = "1001"
@@ -104,6 +106,7 @@ class Answers:
     raw: bytes | None = None
     cut_after: int | None = None
     silent: bool = False
+    trickle: float | None = None
 
 
 class HostileKeyServer:
@@ -175,6 +178,11 @@ class HostileKeyServer:
                     threading.Event().wait(5)
                     return
                 answer = self.answers.raw if self.answers.raw is not None else self._answer(request)
+                for byte in answer if self.answers.trickle is not None else b"":
+                    threading.Event().wait(self.answers.trickle)
+                    tls.sendall(bytes([byte]))
+                if self.answers.trickle is not None:
+                    return
                 tls.sendall(answer[: self.answers.cut_after])
                 if self.answers.cut_after is not None:
                     tls.close()

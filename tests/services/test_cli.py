@@ -170,7 +170,7 @@ def hardened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("key-provider", "{}", True),
         ("agent", "{}", True),
         ("config", "{}", False),
-        ("manager", "{}", False),
+        ("manager", "{}", True),
         ("agent", '{"lock_memory": true}', True),
         ("agent", '{"lock_memory": "false"}', True),
         ("agent", '{"lock_memory": 0}', True),

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kmip.core import enums
 from services.hostile_key_server import KEY, Answers, HostileKeyServer, Pair, make_pair
 
 from trusted_infrastructure.kmip.connection import (
@@ -23,7 +26,7 @@ from trusted_infrastructure.kmip.connection import (
     connect,
     presented_certificate,
 )
-from trusted_infrastructure.kmip.pool import KeyServerPool, judge
+from trusted_infrastructure.kmip.pool import KeyServerPool, judge, judge_state, require_active
 from trusted_infrastructure.kmip.session import KeyAttributes, KeyServerRefusal
 from trusted_infrastructure.refusal import Refusal
 
@@ -76,9 +79,9 @@ def test_a_good_key_comes(server: HostileKeyServer) -> None:
     ("change", "code", "words"),
     [
         ({"state": "PRE_ACTIVE"}, "primary_key_state", "PRE_ACTIVE"),
-        ({"state": "DEACTIVATED"}, "primary_key_state", "DEACTIVATED"),
-        ({"state": "COMPROMISED"}, "primary_key_state", "COMPROMISED"),
-        ({"state": "DESTROYED"}, "primary_key_state", "DESTROYED"),
+        ({"state": "COMPROMISED"}, "key_compromised", "COMPROMISED"),
+        ({"state": "DESTROYED"}, "key_destroyed", "DESTROYED"),
+        ({"state": "DESTROYED_COMPROMISED"}, "key_destroyed", "DESTROYED_COMPROMISED"),
         ({"state": None}, "primary_key_state", "None"),
         ({"algorithm": "TRIPLE_DES"}, "primary_key_unavailable", "TRIPLE_DES"),
         ({"length": 128}, "primary_key_unavailable", "128 bits"),
@@ -91,7 +94,9 @@ def test_a_good_key_comes(server: HostileKeyServer) -> None:
         ({"wrapped": True}, "key_server_unreachable", "not the KMIP that was asked for"),
         ({"secret_data": True}, "key_server_unreachable", "not the KMIP that was asked for"),
         ({"versions": ((1, 0), (2, 0))}, "primary_key_unavailable", "none of KMIP 1.1 to 1.4"),
-        ({"refuse": {"GET": "ITEM_NOT_FOUND"}}, "primary_key_unavailable", "item_not_found"),
+        ({"refuse": {"GET": "ITEM_NOT_FOUND"}}, "key_missing", "item_not_found"),
+        ({"refuse": {"GET_ATTRIBUTES": "ITEM_NOT_FOUND"}}, "key_missing", "item_not_found"),
+        ({"refuse": {"GET": "OBJECT_DESTROYED"}}, "key_destroyed", "object_destroyed"),
         ({"refuse": {"GET_ATTRIBUTES": "PERMISSION_DENIED"}}, "primary_key_unavailable", "permission_denied"),
         ({"refuse": {"DISCOVER_VERSIONS": "GENERAL_FAILURE"}}, "primary_key_unavailable", "general_failure"),
         ({"raw": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, "key_server_unreachable", "announced"),
@@ -110,20 +115,48 @@ def test_what_is_not_taken(server: HostileKeyServer, change: dict[str, Any], cod
     assert refusal.remedy
 
 
-def test_a_key_that_is_not_active_is_not_even_fetched(server: HostileKeyServer) -> None:
-    server.answers = Answers(state="DEACTIVATED")
+@pytest.mark.parametrize("state", ["PRE_ACTIVE", "COMPROMISED", "DESTROYED", "DESTROYED_COMPROMISED"])
+def test_a_key_that_must_not_be_used_is_not_even_fetched(server: HostileKeyServer, state: str) -> None:
+    server.answers = Answers(state=state)
     refusal_of(pool_for(server))
     operations = [request.batch_items[0].operation.value.name for request in server.seen]
     assert "GET" not in operations
 
 
+def test_an_active_key_wraps_and_a_deactivated_one_opens_only(server: HostileKeyServer) -> None:
+    key = pool_for(server).primary_key("1001")
+    assert key.state == "ACTIVE"
+    require_active(key)
+    server.answers = Answers(state="DEACTIVATED")
+    key = pool_for(server).primary_key("1001")
+    assert (key.state, key.material) == ("DEACTIVATED", KEY)
+    with pytest.raises(Refusal) as refused:
+        require_active(key)
+    assert refused.value.code == "key_deactivated"
+    assert refused.value.remedy
+    assert KEY.hex() not in f"{refused.value!r} {refused.value.as_dict()} {key!r}"
+
+
+@pytest.mark.parametrize("state", [*(state.name for state in enums.State), None, "active", "SUSPENDED", ""])
+def test_every_state_has_one_meaning(state: str | None) -> None:
+    """All states of KMIP, and what is none: only these two are usable."""
+    server = KeyServer("kms1", "kms.test", 5696)
+    if state in ("ACTIVE", "DEACTIVATED"):
+        assert judge_state(server, "1", state) == state
+        return
+    with pytest.raises(Refusal) as refused:
+        judge_state(server, "1", state)
+    codes = {"COMPROMISED": "key_compromised", "DESTROYED": "key_destroyed"}
+    codes["DESTROYED_COMPROMISED"] = "key_destroyed"
+    assert refused.value.code == codes.get(state or "", "primary_key_state")
+    assert str(state) in refused.value.message
+    assert refused.value.remedy
+
+
 @pytest.mark.parametrize("usage", [["WRAP_KEY", "UNWRAP_KEY"], ["ENCRYPT", "DECRYPT"], ["DERIVE_KEY"]])
 def test_usages_that_will_do(usage: list[str]) -> None:
-    judge(
-        KeyServer("kms1", "kms.test", 5696),
-        "1",
-        KeyAttributes("SYMMETRIC_KEY", "AES", 256, frozenset(usage), "ACTIVE"),
-    )
+    attributes = KeyAttributes("SYMMETRIC_KEY", "AES", 256, frozenset(usage), "ACTIVE")
+    assert judge(KeyServer("kms1", "kms.test", 5696), "1", attributes) == "ACTIVE"
 
 
 @pytest.mark.parametrize("version", [(1, 1), (1, 2), (1, 3), (1, 4)])
@@ -261,7 +294,7 @@ def test_sessions_are_kept_and_replaced(server: HostileKeyServer) -> None:
 
 def test_a_refusal_keeps_the_session_and_a_failure_does_not(server: HostileKeyServer) -> None:
     pool = pool_for(server)
-    server.answers = Answers(state="DEACTIVATED")
+    server.answers = Answers(state="COMPROMISED")
     refusal_of(pool)
     refusal_of(pool)
     assert server.connections == 1
@@ -287,6 +320,25 @@ def test_a_silent_server_is_given_up(server: HostileKeyServer) -> None:
     refusal = refusal_of(pool_for(server, timeout=1))
     assert refusal.code == "key_server_unreachable"
     assert "no answer in time" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "change", [{"silent": True}, {"trickle": 0.2}], ids=["silent", "a byte now and then"]
+)
+@pytest.mark.parametrize("known", [False, True], ids=["first session", "idle session"])
+def test_a_key_takes_no_longer_than_the_timeout(
+    server: HostileKeyServer, change: dict[str, Any], known: bool
+) -> None:
+    """Connecting, agreeing on a version and two questions share the one timeout, with the second try."""
+    pool = pool_for(server, timeout=1)
+    if known:
+        pool.primary_key("1001")
+    server.answers = Answers(**change)
+    started = time.monotonic()
+    assert refusal_of(pool).code == "key_server_unreachable"
+    assert time.monotonic() - started < 1.5
+    server.answers = Answers()
+    assert pool.primary_key("1001").material == KEY
 
 
 def test_nobody_listens() -> None:
@@ -391,6 +443,20 @@ def test_presented_certificate_without_trust(
     with HostileKeyServer(tmp_path, SERVER, client_ca=client_ca, tls=only) as server:
         found = presented_certificate(KeyServer("kms1", "127.0.0.1", server.port), credentials)
     assert found == SERVER.certificate
+
+
+def test_a_certificate_that_comes_a_byte_at_a_time_is_not_waited_for() -> None:
+    def trickle(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            for byte in b"\x16\x03\x03\x40\x00" + bytes(1000):
+                time.sleep(0.2)
+                connection.sendall(bytes([byte]))
+
+    started = time.monotonic()
+    with _Listener(trickle) as port, pytest.raises(KeyServerFailure) as refused:
+        presented_certificate(KeyServer("kms1", "127.0.0.1", port, timeout=1))
+    assert "no answer in time" in refused.value.message
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(

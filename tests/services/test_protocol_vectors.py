@@ -18,17 +18,21 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from trusted_infrastructure import audit, messages, sealing, tokens, wrapping
+from trusted_infrastructure import audit, data_keys, messages, sealing, tokens, wrapping
 from trusted_infrastructure.config.documents import Document, Generation
+from trusted_infrastructure.host import sealed_provider
+from trusted_infrastructure.manager import native_backup
 from trusted_infrastructure.manager.operations import TABLE
 from trusted_infrastructure.manager.vapi.errors import ERRORS
 from trusted_infrastructure.messages import ChallengeRequest, ProofKey, UnwrapKeyRequest
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SealedSecret, SealingKey
+from trusted_infrastructure.tpm import policy
 from trusted_infrastructure.tpm.keys import (
     check_attestation_key,
     check_endorsement_key,
@@ -197,10 +201,81 @@ def test_wrapped_key() -> None:
     assert wrapping.unwrap(primary_key, wrapped) == (header, kek)
 
 
+def test_delivery_info() -> None:
+    given = vector("delivery-info")
+    names = ("kind", "host", "instance", "provider", "key_id")
+    assert messages.delivery_info(**{name: given[name] for name in names}) == octets(given["info"])
+
+
+def test_wrapped_data_key() -> None:
+    given = vector("wrapped-data-key")
+    names = ("type", "provider", "key_id", "object_id", "component", "kek_id")
+    header = data_keys.DataKeyHeader(
+        **{name: given[name] for name in names},
+        kek_reference=octets(given["kek_reference"]),
+        salt=octets(given["salt"]),
+    )
+    kek, key, wrapped = (octets(given[name]) for name in ("kek", "data_key", "wrapped_key"))
+    assert data_keys.encode_header(header) == octets(given["header"])
+    assert data_keys.wrap(kek, header, key) == wrapped
+    parsed = data_keys.parse(wrapped)
+    assert (parsed.header, data_keys.unwrap(kek, parsed)) == (header, key)
+
+
 def test_primary_key_check_value() -> None:
     given = vector("primary-key-check-value")
     found = wrapping.check_value(octets(given["primary_key"]), given["primary_key_id"])
     assert found == given["check_value"]
+
+
+def test_pcr_policy() -> None:
+    given = vector("pcr-policy")
+    key, reference, signature = (
+        text(given["public_key"]),
+        given["reference"].encode(),
+        octets(given["signature"]),
+    )
+    assert private_key(given["private_key"]).public_key() == serialization.load_pem_public_key(key.encode())
+    assert reference == messages.PCR_POLICY_REFERENCE
+    assert policy.policy_key_public_area(key) == octets(given["public_area"])
+    assert policy.policy_key_name(key) == octets(given["key_name"])
+    values = {int(number): octets(value) for number, value in given["values"].items()}
+    approved = policy.pcr_policy_digest(given["bank"], values)
+    assert approved == octets(given["pcr_policy_digest"])
+    assert policy.is_signed(key, approved, reference, signature)
+    assert not policy.is_signed(key, approved[::-1], reference, signature)
+    assert policy.policy_authorize_digest(octets(given["key_name"]), reference) == octets(given["policy"])
+
+
+def test_native_backup() -> None:
+    given = vector("native-backup")
+    header, document = b"TINB\x01" + octets(given["salt"]), text(given["document"]).encode()
+    cipher, nonce = native_backup._cipher(private_key(given["private_key"]), header)
+    assert header + cipher.encrypt(nonce, document, header) == octets(given["envelope"])
+    found = msgspec.json.decode(document, type=native_backup.BackupDocument)
+    assert msgspec.json.encode(found) == document
+    oid = re.search(r"OID (2\.25\.[0-9]+), not critical", TEXT)
+    assert oid is not None and native_backup.BACKUP_OID.dotted_string == oid[1]
+
+
+def test_sealed_native_provider() -> None:
+    given = vector("sealed-native-provider")
+    keys = {key_id: octets(key) for key_id, key in given["keys"].items()}
+    assert {key_id: wrapping.check_value(key, key_id) for key_id, key in keys.items()} == given[
+        "check_values"
+    ]
+    described = sealed_provider.Described(
+        provider=given["provider"],
+        key_id=given["key_id"],
+        check_values=given["check_values"],
+        tpm_required=given["tpm_required"],
+        policy_public_key=text(given["policy_public_key"]),
+    )
+    assert described.authenticated(given["host"]) == octets(given["additional_data"])
+    opened = AESGCM(octets(given["file_key"])).decrypt(
+        bytes(12), octets(given["ciphertext"]), octets(given["additional_data"])
+    )
+    assert opened == b"".join(keys.values())
 
 
 def test_proof() -> None:

@@ -18,6 +18,7 @@ ELSEWHERE = {
     "service_disabled": "attestation/test_refusals.py",
     "state_unavailable": "attestation/test_service.py",
     "verification_failed": "attestation/test_service.py",
+    "primary_key_same": "key_provider/test_primary_keys.py",
     "credential_not_bound": "key_provider/test_client_credentials.py",
     "sealed_value_invalid": "key_provider/test_client_credentials.py",
     "key_set_invalid": "key_provider/test_attestation_keys.py",

@@ -23,6 +23,7 @@ elsewhere do: `verify` takes them.
 from __future__ import annotations
 
 from trusted_infrastructure.audit.log import CHECKPOINT, SEGMENT_SIZE, AuditLog, Rotation, SignHead
+from trusted_infrastructure.audit.queue import AuditQueue
 from trusted_infrastructure.audit.records import (
     FIRST_PREVIOUS,
     MAX_LINE,
@@ -43,6 +44,7 @@ __all__ = [
     "MAX_TEXT",
     "SEGMENT_SIZE",
     "AuditLog",
+    "AuditQueue",
     "AuditRecord",
     "CheckSigned",
     "Decision",

@@ -8,7 +8,7 @@ import fcntl
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,14 +99,21 @@ class AuditLog:
 
     def append(self, decision: Decision) -> AuditRecord:
         """Write one record and wait until it is on disk. Raises Unavailable `audit_unavailable`."""
+        return self.append_all([decision])[0]
+
+    def append_all(self, decisions: Sequence[Decision]) -> list[AuditRecord]:
+        """Write a record for each, in this order, and wait until all are on disk.
+
+        Raises Unavailable `audit_unavailable`: then none of them counts, although some may be there.
+        """
         with self._writing:
             if self._failed:
                 raise _unavailable(self._failed)
-            record = self._write(decision)
+            records = self._write(decisions)
             self._written += 1
             ticket = self._written
         self._sync(ticket)
-        return record
+        return records
 
     def head(self) -> Head:
         """The chain's id, the last record's number and hash."""
@@ -140,23 +147,26 @@ class AuditLog:
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
-    def _write(self, decision: Decision) -> AuditRecord:
+    def _write(self, decisions: Sequence[Decision]) -> list[AuditRecord]:
         try:
             with self._locked():
                 self._follow()
-                if self._removed:
-                    self._record_repair(decision.time)
-                record, line = line_of(record_of(self._head, decision))
-                if self._offset and self._offset + len(line) >= self._rotation.segment_size:
-                    self._rotate()
-                    self._forget_oldest(decision.time)
-                    record, line = line_of(record_of(self._head, decision))
-                self._append_line(record, line)
-                return record
+                return [self._write_one(decision) for decision in decisions]
         except NotARecord as error:
             raise _unavailable(str(error)) from None
         except OSError as error:
             raise _unavailable(f"{self._path} cannot be written: {error.strerror}") from None
+
+    def _write_one(self, decision: Decision) -> AuditRecord:
+        if self._removed:
+            self._record_repair(decision.time)
+        record, line = line_of(record_of(self._head, decision))
+        if self._offset and self._offset + len(line) >= self._rotation.segment_size:
+            self._rotate()
+            self._forget_oldest(decision.time)
+            record, line = line_of(record_of(self._head, decision))
+        self._append_line(record, line)
+        return record
 
     def _record_repair(self, time: int) -> None:
         detail: dict[str, Detail] = {"removed_bytes": self._removed}

@@ -32,6 +32,7 @@ What an image does not fix: the locality that PCR 0 starts from, when PCR 0 is c
 from trusted_infrastructure.base_images.appraisal import Difference, appraise, images_for, quote_selection
 from trusted_infrastructure.base_images.capturing import DEFAULT_PCRS, capture, explained_pcrs
 from trusted_infrastructure.base_images.exact import ExactPcrs
+from trusted_infrastructure.base_images.prediction import foreseen_values, varying
 from trusted_infrastructure.base_images.rules import BANKS, REQUIRED_PCRS, check_image
 from trusted_infrastructure.base_images.userspace import Userspace, userspace_of
 from trusted_infrastructure.base_images.wording import MAXIMUM_DESCRIPTION
@@ -48,7 +49,9 @@ __all__ = [
     "capture",
     "check_image",
     "explained_pcrs",
+    "foreseen_values",
     "images_for",
     "quote_selection",
     "userspace_of",
+    "varying",
 ]

@@ -9,13 +9,12 @@ compared as ever. What does not match in this way is compared rule by rule, whic
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from trusted_infrastructure.base_images.observed import Observed
+from trusted_infrastructure.base_images.prediction import fixed_value
 from trusted_infrastructure.config.documents import BaseImage, ReferencePcr
-from trusted_infrastructure.tpm.event_log import initial_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +60,7 @@ class ExactPcrs:
 
 
 def _expected(pcr: int, reference: ReferencePcr, bank: str) -> _Expected | None:
-    exact = reference.exact
-    if not reference.events or reference.value is not None or len(exact) != len(reference.events):
+    value = None if reference.value is not None else fixed_value(pcr, reference, bank)
+    if value is None:
         return None
-    # A rule with a second digest or a template takes other events as well: the PCR has more than one value.
-    if any(rule.digests or rule.content is not None for rule in reference.events):
-        return None
-    try:
-        digests = [bytes.fromhex(digest) for _type, digest in exact]
-    except ValueError:  # a document that came past the import
-        return None
-    value = initial_value(pcr, bank)
-    for digest in digests:
-        value = hashlib.new(bank, value + digest).digest()
-    return _Expected(value, [kind for kind, _digest in exact])
+    return _Expected(value, [kind for kind, _digest in reference.exact])

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from trusted_infrastructure.config.documents import KeyProvider, NetworkAddress, PasswordBinding
+from trusted_infrastructure.config.documents import KmipServer, NetworkAddress, PasswordBinding
 from trusted_infrastructure.refusal import Refusal
+
+
+class KeyServers(Protocol):
+    """What of a provider, trusted or standard, a password is bound to."""
+
+    @property
+    def servers(self) -> Sequence[KmipServer]: ...
+
+    @property
+    def proxy_server(self) -> NetworkAddress | None: ...
+
+    @property
+    def trusted_certificates(self) -> Sequence[str]: ...
 
 
 class ProviderPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +41,7 @@ class ProviderPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     binding: PasswordBinding
 
 
-def binding_of(provider: KeyProvider) -> PasswordBinding:
+def binding_of(provider: KeyServers) -> PasswordBinding:
     """Where a password that is set now may go. Raises Refusal `certificate_invalid`."""
     return PasswordBinding(
         servers=[server.address for server in provider.servers],
@@ -49,11 +62,11 @@ def vouched_for_by(binding: PasswordBinding, trusted: Sequence[str]) -> list[str
     return [pem for pem in trusted if set(fingerprints(pem)) <= set(binding.certificates)]
 
 
-def covers(binding: PasswordBinding, provider: KeyProvider) -> bool:
+def covers(binding: PasswordBinding, provider: KeyServers) -> bool:
     """Whether the password serves all of the provider as it is now."""
     servers = (may_go_to(binding, server.address, provider.proxy_server) for server in provider.servers)
     trusted = vouched_for_by(binding, provider.trusted_certificates)
-    return all(servers) and trusted == provider.trusted_certificates
+    return all(servers) and trusted == list(provider.trusted_certificates)
 
 
 def sealable(password: str, binding: PasswordBinding) -> bytes:

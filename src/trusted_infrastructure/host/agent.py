@@ -26,6 +26,7 @@ from trusted_infrastructure.host.configuration import (
     ConfigurationReader,
     RefusedService,
 )
+from trusted_infrastructure.host.host_keys import HostKeys, KeyCheck
 from trusted_infrastructure.host.key_sets import KeySets
 from trusted_infrastructure.host.keys import DENIALS, Keys
 from trusted_infrastructure.host.registered_services import Service
@@ -37,18 +38,8 @@ from trusted_infrastructure.host.withdrawals import Withdrawals
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
 TICK = 1.0
-KEY_CHECK_LABEL = "key-check"
 
 log = structlog.get_logger("trusted_infrastructure.host")
-
-
-class KeyCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key check gave. result: "OK" or a reason code. checked: Unix seconds."""
-
-    result: str
-    message: str = ""
-    provider: str | None = None
-    checked: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,13 +78,22 @@ class Agent:
         self._attester = Attester(client, self._key_sets, tpm, self.event_log, clock, facts.hpke_suite)
         self._withdrawals = Withdrawals(client, dice)
         self.keys = Keys(self, client, self._key_sets, clock)
+        self.host_keys = HostKeys(
+            facts.host,
+            facts.state_directory,
+            facts.hpke_suite,
+            self.keys,
+            tpm,
+            configuration.snapshot,
+            clock,
+            dice,
+        )
         self._identity: Identity | None = None
         self._configuration: Configuration | None = None
         self._fault: Refusal | None = None
         self._attempts: dict[str, schedule.Attempt] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self.last_key_check: KeyCheck | None = None
 
     # ---- the loop -----------------------------------------------------------------------------------------
 
@@ -297,27 +297,12 @@ class Agent:
                 self._attempts[service] = planned
 
     async def key_check(self, provider: str | None) -> KeyCheck:
-        """Make a key, get it again from its wrapped form, compare, forget both."""
+        """Get a key of the provider (or of the default one), and get it again; compare, forget both."""
         try:
-            name = provider or (await self.refresh()).default_provider()
-            result = await self._checked(name)
+            await self.refresh()
         except Refusal as refusal:
-            result = KeyCheck(result=refusal.code, message=refusal.message, provider=provider)
-        self.last_key_check = msgspec.structs.replace(result, checked=self._now())
-        return self.last_key_check
-
-    async def _checked(self, provider: str) -> KeyCheck:
-        try:
-            with await self.keys.create(provider, KEY_CHECK_LABEL) as made:
-                with await self.keys.unwrap(provider, made.wrapped_key) as again:
-                    equal = made.key == again.key and made.kek_id == again.kek_id
-        except Refusal as refusal:
-            return KeyCheck(result=refusal.code, message=refusal.message, provider=provider)
-        if not equal:
-            return KeyCheck(
-                result="answer_invalid", message="the unwrapped key is another one", provider=provider
-            )
-        return KeyCheck(result="OK", provider=provider)
+            log.info("configuration_not_read", code=refusal.code)  # a provider may work without it
+        return await self.host_keys.check(provider)
 
     # ---- status -------------------------------------------------------------------------------------------
 
@@ -338,6 +323,7 @@ class Agent:
     async def close(self) -> None:
         """Forget tokens and keys, close connections and the TPM."""
         self.attestations.forget()
+        self.host_keys.close()
         self.tpm.close()
         await self._client.close()
 

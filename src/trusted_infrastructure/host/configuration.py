@@ -56,19 +56,6 @@ class Configuration:
             )
         return self.host_assertion.assertion
 
-    def default_provider(self) -> str:
-        """The default key provider, or the only one. Raises Refusal `provider_unknown`."""
-        named = [name for name, provider in self.key_providers.items() if provider.default]
-        candidates = named or list(self.key_providers)
-        if len(candidates) != 1:
-            raise Refusal(
-                "provider_unknown",
-                f"expected one default trusted key provider on this host, found {len(candidates)}",
-                "register a trusted key provider on the workload side, or name one",
-                status=404,
-            )
-        return candidates[0]
-
     def services_for(self, provider: str) -> list[Service]:
         """The key provider services that a provider is paired with; all, where this host does not know it.
 
@@ -91,6 +78,10 @@ class ConfigurationReader:
         self._anchors_directory = anchors_directory
         self._seen: tuple[Snapshot, str] | None = None
         self._configuration: Configuration | None = None
+
+    def snapshot(self) -> Snapshot:
+        """What is published now. Raises Unavailable `configuration_unavailable`."""
+        return self._snapshots.current()
 
     def current(self) -> Configuration:
         """The configuration now. Raises Unavailable: configuration_unavailable, anchor_missing."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys from the Trust Authority: make a key encryption key (KEK), and get one back from its wrapped form.
+"""Keys from the Trust Authority: make a key encryption key (KEK), get one back from its wrapped form, and
+have it wrapped again under the primary key of now.
 
 Any key provider service of the token's group will do, because wrapped keys do not depend on a host: the
 services are tried in order, the one that answered last first. An answer is opened only when
@@ -7,7 +8,8 @@ services are tried in order, the one that answered last first. An answer is open
 1. its service's response key signed it (`answer_to_be_signed`), and that key's set leads to this host's
    anchor;
 2. the KEK id is the one asked for: of the wrapped key that was sent, or, for a new key, of the wrapped key
-   that came back, which must be of the provider, scope and object asked for;
+   that came back, which must be of the provider, scope and object asked for, or of the wrapped key that was
+   sent to be wrapped again;
 3. it opens with this attestation's session key in the context of this request.
 
 So neither a proxy nor somebody who knows this host's public key can plant a key that they know.
@@ -15,10 +17,8 @@ So neither a proxy nor somebody who knows this host's public key can plant a key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from trusted_infrastructure.host.key_encryption_keys import KeyEncryptionKey
 from trusted_infrastructure.host.key_sets import KeySets
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.service_client import ServiceClient
@@ -35,6 +36,9 @@ from trusted_infrastructure.host.state import Session, is_decision
 from trusted_infrastructure.messages import (
     CreateKeyRequest,
     KeyAnswer,
+    KeyUsageReport,
+    PrimaryKeyIds,
+    RewrapKeyRequest,
     UnwrapKeyRequest,
     answer_to_be_signed,
     encode,
@@ -44,7 +48,7 @@ from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.tokens import PublicKey, make_proof
 from trusted_infrastructure.wrapping import KEY_BYTES, parse
 
-Action = Literal["create", "unwrap"]
+Action = Literal["create", "unwrap", "rewrap"]
 
 # What a new attestation mends: the token is old, or was judged by an older configuration, or by another key.
 ATTEST_AGAIN = frozenset({"token_security_generation", "token_expired", "token_invalid"})
@@ -54,31 +58,6 @@ DENIALS = frozenset({"host_denied"})
 ANOTHER_MAY_KNOW = frozenset({"token_invalid"})
 
 log = structlog.get_logger("trusted_infrastructure.host")
-
-
-@dataclass
-class KeyEncryptionKey:
-    """A KEK and what it is kept as. A context manager that wipes the key at its end.
-
-    key: 32 bytes. wrapped_key: what the host stores. Python may have copied the key before: SECURITY.md.
-    """
-
-    kek_id: str
-    wrapped_key: bytes
-    key: bytearray = field(repr=False)
-
-    def wipe(self) -> None:
-        """Overwrite the key."""
-        for index in range(len(self.key)):
-            self.key[index] = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.wipe()
 
 
 _Request = Callable[[bytes], msgspec.Struct]
@@ -152,6 +131,53 @@ class Keys:
             check,
         )
 
+    async def rewrap(self, provider: str, wrapped_key: bytes) -> KeyEncryptionKey:
+        """The KEK inside `wrapped_key`, and its form under the provider's primary key of now; the same form
+        where it is that already. Raises as `unwrap`, and Refusal `primary_key_compromised`."""
+        before = parse(wrapped_key).header
+
+        def check(answer: KeyAnswer, _session: Session) -> bytes:
+            if answer.wrapped_key is None:
+                raise _invalid("has no wrapped key")
+            after = parse(answer.wrapped_key).header
+            expected = (before.provider, before.scope, before.object_label, before.kek_id)
+            found = (after.provider, after.scope, after.object_label, after.kek_id)
+            if found != expected or answer.kek_id != before.kek_id:
+                raise _invalid("holds a wrapped key of something else than the one that was sent")
+            return answer.wrapped_key
+
+        return await self._request(
+            provider,
+            "rewrap",
+            lambda public_key: RewrapKeyRequest(wrapped_key=wrapped_key, hpke_public_key=public_key),
+            check,
+        )
+
+    async def report_usage(
+        self, provider: str, keys: Mapping[str, int]
+    ) -> tuple[list[PrimaryKeyIds], list[Refusal]]:
+        """Tell every service of `provider` how many wrapped keys this host keeps, by primary key id. Each
+        keeps reports of its own, so all are told.
+
+        Answers what the services said of the primary keys, and why others did not. Raises Unavailable where
+        no service is registered.
+        """
+        body = encode(KeyUsageReport(keys=dict(keys)))
+        path = f"/kms/v1/providers/{quote(provider, safe='')}/usage"
+        answers: list[PrimaryKeyIds] = []
+        faults: list[Refusal] = []
+        services = self._attested.key_provider_services(provider)
+        if not services:
+            raise _no_service(provider)
+        for service in services:
+            try:
+                session = self._attested.session(service.group)
+                headers, _jti = self._authorization(service, session, path, body)
+                answers.append(await self._client.post(service, path, body, PrimaryKeyIds, headers))
+            except Refusal as refusal:
+                faults.append(refusal)
+        return answers, faults
+
     async def _request(
         self, provider: str, action: Action, request: _Request, check: _Check
     ) -> KeyEncryptionKey:
@@ -190,23 +216,23 @@ class Keys:
                 continue
             self._preferred = service.id
             return key
-        if faults:
-            raise faults[-1]
-        raise Unavailable(
-            "configuration_unavailable",
-            f"no key provider service for {provider!r} is registered on this host",
-            "register the services of the Trust Authority, and the provider, on the trusted cluster",
-        )
+        raise faults[-1] if faults else _no_service(provider)
 
     async def _ask(
         self, service: Service, session: Session, provider: str, action: Action, body: bytes
     ) -> tuple[KeyAnswer, str]:
         path = f"/kms/v1/providers/{quote(provider, safe='')}/keys"
+        headers, jti = self._authorization(service, session, path, body)
+        return await self._client.post(service, f"{path}?action={action}", body, KeyAnswer, headers), jti
+
+    def _authorization(
+        self, service: Service, session: Session, path: str, body: bytes
+    ) -> tuple[dict[str, str], str]:
+        """Headers with the token and a proof for this request, and the proof's id."""
         proof, jti = make_proof(
             session.proof_key, "POST", service.url + path, body, session.token, int(self._clock())
         )
-        headers = {"authorization": f"DPoP {session.token}", "dpop": proof}
-        return await self._client.post(service, f"{path}?action={action}", body, KeyAnswer, headers), jti
+        return {"authorization": f"DPoP {session.token}", "dpop": proof}, jti
 
     async def _opened(
         self,
@@ -260,4 +286,12 @@ def _invalid(message: str) -> Refusal:
         f"the key provider's answer {message}",
         "another service is tried; if all answers are refused, look for somebody between host and service",
         status=502,
+    )
+
+
+def _no_service(provider: str) -> Unavailable:
+    return Unavailable(
+        "configuration_unavailable",
+        f"no key provider service for {provider!r} is registered on this host",
+        "register the services of the Trust Authority, and the provider, on the trusted cluster",
     )

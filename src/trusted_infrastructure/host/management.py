@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent's two applications: `management` for the workload side's manager, `local` for root on this host.
+"""Two of the agent's applications: `management` for the workload side's manager, `local` for root on this
+host. The third is `key_service`.
 
 | path                                | manager | root | what                                              |
 | ----------------------------------- | ------- | ---- | ------------------------------------------------- |
@@ -10,6 +11,7 @@
 | GET .../tpm/endorsement-keys        | x       | x    |                                                   |
 | GET .../tpm/event-log               | x       | x    |                                                   |
 | GET /agent/manage/v1/base-image     | x       | x    | a base image document of what this host booted    |
+| see `key_management`                | x       |      | keys of this host                                 |
 | GET /agent/local/v1/token           |         | x    | the token that is in use (root could read it)     |
 
 Times are RFC 3339, UTC. Errors are {"error": {"code", "message", "remedy"}}.
@@ -28,7 +30,9 @@ from starlette.routing import Route
 
 from trusted_infrastructure.config.documents import Name
 from trusted_infrastructure.host import tpm_answers
-from trusted_infrastructure.host.agent import Agent, KeyCheck
+from trusted_infrastructure.host.agent import Agent
+from trusted_infrastructure.host.host_keys import KeyCheck
+from trusted_infrastructure.host.key_management import key_routes
 from trusted_infrastructure.host.state import AttestationStatus
 from trusted_infrastructure.messages import WireMessage, decode
 from trusted_infrastructure.refusal import Refusal
@@ -36,7 +40,8 @@ from trusted_infrastructure.times import rfc3339
 from trusted_infrastructure.transport import Application, JSONAnswer
 from trusted_infrastructure.transport.application import AuthenticateClient
 
-BODY_LIMIT = 16 * 1024
+BODY_LIMIT = 2 << 20  # keys come in numbers
+LOCAL_BODY_LIMIT = 16 * 1024
 TIME_LIMIT = 90.0  # an attestation with a slow TPM and services that do not answer
 
 
@@ -50,9 +55,8 @@ def management_application(
     agent: Agent, authenticate: AuthenticateClient, clock: Callable[[], float]
 ) -> Application:
     """For the manager, behind the reverse proxy. authenticate: judges the client certificate."""
-    return Application(
-        _routes(agent, clock), authenticate_client=authenticate, body_limit=BODY_LIMIT, time_limit=TIME_LIMIT
-    )
+    routes = [*_routes(agent, clock), *key_routes(agent.host_keys)]
+    return Application(routes, authenticate_client=authenticate, body_limit=BODY_LIMIT, time_limit=TIME_LIMIT)
 
 
 def local_application(agent: Agent, clock: Callable[[], float]) -> Application:
@@ -65,7 +69,7 @@ def local_application(agent: Agent, clock: Callable[[], float]) -> Application:
         return JSONAnswer({"token": session.token, "expires": rfc3339(session.claims.exp)})
 
     routes = [*_routes(agent, clock), Route("/agent/local/v1/token", token, methods=["GET"])]
-    return Application(routes, body_limit=BODY_LIMIT, time_limit=TIME_LIMIT)
+    return Application(routes, body_limit=LOCAL_BODY_LIMIT, time_limit=TIME_LIMIT)
 
 
 def status_answer(agent: Agent, now: int) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def status_answer(agent: Agent, now: int) -> dict[str, Any]:
             }
             for one in agent.refused_services()
         ],
-        "key_check": _key_check(agent.last_key_check) if agent.last_key_check else None,
+        "key_check": _key_check(agent.host_keys.last_check) if agent.host_keys.last_check else None,
     }
 
 

@@ -14,6 +14,7 @@ import structlog
 from trusted_infrastructure.config.documents import Name
 from trusted_infrastructure.host.agent import Agent, HostFacts
 from trusted_infrastructure.host.configuration import ConfigurationReader
+from trusted_infrastructure.host.key_service import key_application
 from trusted_infrastructure.host.management import local_application, management_application
 from trusted_infrastructure.host.service_client import ServiceClient
 from trusted_infrastructure.host.tpm_device import TpmDevice
@@ -36,7 +37,7 @@ class Settings(ServiceSettings, frozen=True):
     published configuration. anchors_directory: has trust_authority_ca.pem. tcti: libtss2's way to the TPM,
     such as "device:/dev/tpmrm0". event_log: file with the firmware's log; may begin with
     $CREDENTIALS_DIRECTORY. endorsement_key: type of the key that is this host's identity. hpke_suite: for
-    keys sealed to this host.
+    keys sealed to this host. key_users: who may use keys of objects on this host, besides root, by name.
     """
 
     host: Name
@@ -49,6 +50,7 @@ class Settings(ServiceSettings, frozen=True):
     event_log: Name
     endorsement_key: EndorsementKeyType = "RSA_2048"
     hpke_suite: str = DEFAULT_SUITE
+    key_users: list[Name] = []
 
 
 def event_log_path(setting: str) -> Path:
@@ -119,6 +121,7 @@ def run(settings_path: Path) -> None:
     authenticate = LeafVerifier(settings.side_ca, "workload", {"manager"}, time.time)
     management = settings.run_directory / "management.sock"
     local = settings.run_directory / "local.sock"
+    keys = settings.run_directory / "keys.sock"
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -131,10 +134,12 @@ def run(settings_path: Path) -> None:
         {
             management: management_application(agent, authenticate, time.time),
             local: local_application(agent, time.time),
+            keys: key_application(agent.host_keys),
         },
         root_only=[local],
+        own_users={keys: settings.key_users},
         allowed_users=settings.allowed_users,
         socket_group=group_id(settings.socket_group),
         lifespan=lifespan,
-        background=[agent.run],
+        background=[agent.run, agent.host_keys.run],
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+StorageKeyType = Literal["ECC_NIST_P_256", "RSA_2048"]
 EndorsementKeyType = Literal["RSA_2048", "RSA_3072", "ECC_NIST_P_256", "ECC_NIST_P_384"]
 
 
@@ -38,6 +39,20 @@ class AttestationKey:
     public: bytes
     private: bytes = field(repr=False)
     authorization: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SealedData:
+    """Data that only this TPM opens, as the agent keeps it outside the TPM.
+
+    storage_key, storage_key_name: the storage primary key that is its parent, and its Name. public:
+    TPM2B_PUBLIC, with the policy under which it opens. private: TPM2B_PRIVATE.
+    """
+
+    storage_key: StorageKeyType
+    storage_key_name: bytes
+    public: bytes
+    private: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from trusted_infrastructure.host.tpm_values import (
     AttestationKey,
     EndorsementKey,
     EndorsementKeyType,
+    SealedData,
     SignedQuote,
     TpmProperties,
 )
 from trusted_infrastructure.refusal import Unavailable
+from trusted_infrastructure.tpm.policy import SignedPcrPolicy
 
 WAITING_LIMIT = 8
 TIME_LIMIT = 60.0
@@ -53,6 +55,10 @@ class Tpm(Protocol):
     def read_pcrs(self, bank: str, pcrs: Sequence[int]) -> dict[int, bytes]: ...
 
     def properties(self) -> TpmProperties: ...
+
+    def seal(self, secret: bytes, policy: bytes) -> SealedData: ...
+
+    def unseal(self, sealed: SealedData, policy: SignedPcrPolicy) -> bytes: ...
 
 
 class TpmWorker:

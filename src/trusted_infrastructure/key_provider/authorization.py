@@ -13,9 +13,12 @@ Steps, in this order; the code carries their numbers. (0), the size of the reque
  7. The token states the user space coverage that the provider requires.
  8. The proof: made with the key that the token is bound to, for this method, address, body and token, now.
  9. The key to seal to is the one that was attested, of a suite that is strong enough.
-10. For unwrapping: the wrapped key is of this provider, of its primary key, and of the token's scope.
+10. For unwrapping and rewrapping: the wrapped key is of this provider, of the token's scope, and of the
+    provider's primary key or one that it was rotated from. What a compromised one wrapped is opened, so that
+    its data can be moved, and not wrapped again as it is.
 
-Left to the caller: the rate limit, the audit record, and whether the primary key is at hand.
+A usage report passes steps 1 to 8. Left to the caller: the rate limit, the audit record, and whether the
+primary key is at hand.
 """
 
 from __future__ import annotations
@@ -24,18 +27,25 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trusted_infrastructure import messages, tokens, wrapping
 from trusted_infrastructure.config.documents import (
     ConsumerPrincipal,
     DeniedHost,
     KeyProvider,
+    PreviousPrimaryKey,
     Scope,
     TrustAuthorityCluster,
 )
 from trusted_infrastructure.config.snapshot import Snapshot
-from trusted_infrastructure.messages import CreateKeyRequest, UnwrapKeyRequest
-from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.messages import (
+    CreateKeyRequest,
+    KeyUsageReport,
+    RewrapKeyRequest,
+    UnwrapKeyRequest,
+)
+from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.tokens import PublicKey, TokenClaims
 
 # Which suite may stand in for a configured minimum: what a quantum computer opens never stands in for what it
@@ -43,7 +53,18 @@ from trusted_infrastructure.tokens import PublicKey, TokenClaims
 SUITE_STRENGTH = {"X25519": 1, "P256": 1, "MLKEM768_X25519": 2, "MLKEM1024_P384": 3}
 CLUSTER_ID = "cluster"
 ALL = "*"
+# A host keeps keys under the primary key of now, and under a few earlier ones.
+MAX_REPORTED = 64
+MAX_COUNT = 2**31
 _ATTEST_AGAIN = "Attest again."
+
+VerifyToken = Callable[[str, Mapping[str, PublicKey], str, int, Mapping[str, Collection[str]]], TokenClaims]
+Action = Literal["create", "unwrap", "rewrap", "usage"]
+_MESSAGES: dict[Action, type[CreateKeyRequest | UnwrapKeyRequest | RewrapKeyRequest]] = {
+    "create": CreateKeyRequest,
+    "unwrap": UnwrapKeyRequest,
+    "rewrap": RewrapKeyRequest,
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class KeyRequest:
     body: bytes
     token: str
     proof: str
-    create: bool
+    action: Action
 
 
 @dataclass(frozen=True)
@@ -77,9 +98,10 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Authorization:
-    """A request that passed every step.
+    """A request for a key that passed every step.
 
-    wrapped: set for unwrapping. max_age: seconds for which a primary key serves that no server confirms.
+    wrapped: set for unwrapping and rewrapping. wraps: a key is to be wrapped, under the provider's primary
+    key. max_age: seconds for which a primary key serves that no server confirms.
     """
 
     claims: TokenClaims
@@ -88,7 +110,23 @@ class Authorization:
     object_label: str
     hpke_public_key: bytes
     wrapped: wrapping.WrappedKey | None
+    wraps: bool
     max_age: int
+
+    @property
+    def opened_with(self) -> str | None:
+        """Id of the primary key that the wrapped key is under; None where nothing is to be opened."""
+        return None if self.wrapped is None else self.wrapped.header.primary_key_id
+
+
+@dataclass(frozen=True)
+class ReportAuthorization:
+    """A usage report that passed steps 1 to 8. keys: primary key id -> how many wrapped keys the host
+    keeps."""
+
+    claims: TokenClaims
+    provider: KeyProvider
+    keys: Mapping[str, int]
 
 
 def enabled_cluster(snapshot: Snapshot) -> TrustAuthorityCluster:
@@ -103,23 +141,70 @@ def enabled_cluster(snapshot: Snapshot) -> TrustAuthorityCluster:
     return cluster
 
 
-def authenticate(request: KeyRequest, knowledge: Knowledge, now: int) -> TokenClaims:
-    """Steps 1 and 2: who asks. Raises Refusal."""
+def authenticate(
+    request: KeyRequest, knowledge: Knowledge, now: int, verify: VerifyToken = tokens.verify_token
+) -> TokenClaims:
+    """Steps 1 and 2: who asks. verify: `tokens.verify_token`, or one that remembers. Raises Refusal."""
     # 1
     cluster = enabled_cluster(knowledge.snapshot)
     # 2
-    kid = tokens.unverified_kid(request.token)
+    kid = tokens.unverified_kid(request.token) if knowledge.outdated else ""
     if kid not in knowledge.keys and kid in knowledge.outdated:
         raise Unavailable(
             "token_keys_outdated",
             f"the keys of {knowledge.outdated[kid]} were not confirmed for too long",
             "Start that attestation service, or let the host attest at another one.",
         )
-    return tokens.verify_token(request.token, knowledge.keys, cluster.group, now, knowledge.issuers)
+    return verify(request.token, knowledge.keys, cluster.group, now, knowledge.issuers)
 
 
 def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, now: int) -> Authorization:
     """Steps 3 to 10: whether they may. claims: from `authenticate` of the same request. Raises Refusal."""
+    # 3 to 8
+    cluster, provider, proof_jti = _admit(request, claims, knowledge, now)
+    # The body is parsed only now: its digest is in the proof, so an attested host wrote it.
+    message = messages.decode(request.body, _MESSAGES[request.action])
+    # 9
+    _check_target(claims, message.hpke_public_key, cluster.hpke_suite)
+    # 10
+    if isinstance(message, CreateKeyRequest):
+        label, wrapped, wraps = message.object_label, None, True
+    else:
+        wrapped = _wrapped(message.wrapped_key, request, provider, claims)
+        label = wrapped.header.object_label
+        wraps = request.action == "rewrap" and wrapped.header.primary_key_id != provider.master_key_id
+    return Authorization(
+        claims,
+        proof_jti,
+        provider,
+        label,
+        message.hpke_public_key,
+        wrapped,
+        wraps,
+        cluster.key_cache_max_age,
+    )
+
+
+def authorize_report(
+    request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, now: int
+) -> ReportAuthorization:
+    """Steps 3 to 8, for a usage report. claims: from `authenticate` of the same request. Raises Refusal."""
+    _cluster, provider, _proof_jti = _admit(request, claims, knowledge, now)
+    message = messages.decode(request.body, KeyUsageReport)
+    if len(message.keys) > MAX_REPORTED:
+        raise InvalidField("keys", f"has {len(message.keys)} primary keys; at most {MAX_REPORTED} are taken")
+    for key_id, count in message.keys.items():
+        if not 1 <= len(key_id) <= 255 or not key_id.isprintable():
+            raise InvalidField("keys", f"{key_id[:64]!r} is no id of a primary key")
+        if not 0 <= count < MAX_COUNT:
+            raise InvalidField(f"keys.{key_id}", f"is {count}; expected 0 to {MAX_COUNT - 1}")
+    return ReportAuthorization(claims, provider, message.keys)
+
+
+def _admit(
+    request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, now: int
+) -> tuple[TrustAuthorityCluster, KeyProvider, str]:
+    """Steps 3 to 8: the cluster, the provider, and the proof's `jti`."""
     snapshot = knowledge.snapshot
     cluster = enabled_cluster(snapshot)
     # 3
@@ -142,29 +227,7 @@ def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, no
     proof_jti = tokens.verify_proof(
         request.proof, request.method, request.url, request.body, request.token, claims.cnf.jkt, now
     )
-    # The body is parsed only now: its digest is in the proof, so an attested host wrote it.
-    message: CreateKeyRequest | UnwrapKeyRequest
-    if request.create:
-        message = messages.decode(request.body, CreateKeyRequest)
-    else:
-        message = messages.decode(request.body, UnwrapKeyRequest)
-    # 9
-    _check_target(claims, message.hpke_public_key, cluster.hpke_suite)
-    # 10
-    if isinstance(message, CreateKeyRequest):
-        label, wrapped = message.object_label, None
-    else:
-        wrapped = _wrapped(message.wrapped_key, request.provider, provider, claims)
-        label = wrapped.header.object_label
-    return Authorization(
-        claims,
-        proof_jti,
-        provider,
-        label,
-        message.hpke_public_key,
-        wrapped,
-        cluster.key_cache_max_age,
-    )
+    return cluster, provider, proof_jti
 
 
 def _check_generation(claims: TokenClaims, knowledge: Knowledge, grace: int, now: int) -> None:
@@ -245,14 +308,14 @@ def _check_target(claims: TokenClaims, public_key: bytes, minimum: str) -> None:
 
 
 def _wrapped(
-    wrapped_key: bytes, name: str, provider: KeyProvider, claims: TokenClaims
+    wrapped_key: bytes, request: KeyRequest, provider: KeyProvider, claims: TokenClaims
 ) -> wrapping.WrappedKey:
     wrapped = wrapping.parse(wrapped_key)
     header = wrapped.header
-    if header.provider != name:
+    if header.provider != request.provider:
         raise Refusal(
             "wrapped_key_invalid",
-            f"the wrapped key is of provider {header.provider!r}, not {name!r}",
+            f"the wrapped key is of provider {header.provider!r}, not {request.provider!r}",
             "Ask the provider that made it.",
         )
     if header.scope != claims.scope:
@@ -261,11 +324,28 @@ def _wrapped(
             f"the wrapped key is of scope {header.scope!r}; the host is of scope {claims.scope!r}",
             "Hosts open keys of their own trusted cluster only.",
         )
-    if header.primary_key_id != provider.master_key_id:
-        raise Refusal(
+    if header.primary_key_id == provider.master_key_id:
+        return wrapped
+    previous = previous_key(provider, header.primary_key_id)
+    if previous is None:
+        # Not final: another host of this cluster may have a newer configuration, and know the key.
+        raise Unavailable(
             "primary_key_unavailable",
-            f"the wrapped key needs primary key {header.primary_key_id!r}; provider {name!r} has"
-            f" {provider.master_key_id!r}",
-            "Rewrap the key, or set the provider's primary key back.",
+            f"the wrapped key needs primary key {header.primary_key_id!r}; provider {request.provider!r} has"
+            f" {provider.master_key_id!r}, and none before it that is still in use",
+            "Remediate the Trust Authority Cluster, or set the provider's primary key back.",
+        )
+    if previous.compromised and request.action == "rewrap":
+        raise Refusal(
+            "primary_key_compromised",
+            f"primary key {previous.master_key_id!r} is compromised: whoever has it knows the keys that it"
+            " wrapped, so they are not wrapped again",
+            "Make a new key for the object, and encrypt its data anew (deep recrypt).",
+            status=409,
         )
     return wrapped
+
+
+def previous_key(provider: KeyProvider, key_id: str) -> PreviousPrimaryKey | None:
+    """One of the primary keys that a provider was rotated from, while it is in use."""
+    return next((key for key in provider.previous_keys if key.master_key_id == key_id), None)

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from trusted_infrastructure import identity
-from trusted_infrastructure.config.documents import KeyProvider
+from trusted_infrastructure.config.documents import KeyProvider, PreviousPrimaryKey
 from trusted_infrastructure.config.snapshot import Snapshot
 from trusted_infrastructure.key_provider.host_state import HostState
-from trusted_infrastructure.key_provider.primary_keys import Health, Round
+from trusted_infrastructure.key_provider.primary_keys import Health, Round, ServerHealth
 from trusted_infrastructure.kmip.client_certificates import certificate_end
+from trusted_infrastructure.kmip.pool import ACTIVE
 from trusted_infrastructure.refusal import Refusal
 
 WORST_FIRST: tuple[Health, ...] = ("ERROR", "WARNING", "NONE", "OK")
@@ -67,30 +67,79 @@ def _providers(state: HostState, snapshot: Snapshot) -> dict[str, dict[str, Any]
     rounds = state.primary_keys.health()
     now = datetime.datetime.fromtimestamp(state.clock(), datetime.UTC)
     return {
-        name: _provider(document, rounds.get(name), now)
+        name: _provider(document, rounds.get(name, {}), now)
         for name, document in snapshot.documents("key_provider", KeyProvider).items()
     }
 
 
-def _provider(document: KeyProvider, last: Round | None, now: datetime.datetime) -> dict[str, Any]:
+def _provider(
+    document: KeyProvider, rounds: Mapping[str, Round | None], now: datetime.datetime
+) -> dict[str, Any]:
+    last = rounds.get(document.master_key_id)
+    healths: list[Health] = []
+    details: list[str] = []
     if last is None:
-        servers = [
-            {
-                "name": server.name,
-                "health": "NONE",
-                "details": ["not asked yet"],
-                "client_trust_server": False,
-                "server_trust_client": False,
-            }
-            for server in document.servers
-        ]
-        return {"health": "NONE", "details": ["its key servers were not asked yet"], "servers": servers}
-    health, details = last.health, list(last.details)
+        healths.append("NONE")
+        details.append("its key servers were not asked yet")
+    else:
+        healths.append(last.health)
+        details += last.details
+        if last.held is not None and last.held.key.state != ACTIVE:
+            healths.append("ERROR")
+            details.append(
+                f"key_deactivated: primary key {document.master_key_id!r} is {last.held.key.state}: it opens,"
+                " and wraps nothing; rotate to another"
+            )
+    for key in document.previous_keys:
+        health, lines = _previous(key, rounds.get(key.master_key_id))
+        healths.append(health)
+        details += lines
     warning = _client_certificate_warning(document, now)
-    if warning:
+    if warning and last is not None:
         details.append(warning)
-        health = "WARNING" if health == "OK" else health
-    return {"health": health, "details": details, "servers": [msgspec.to_builtins(s) for s in last.servers]}
+        healths.append("WARNING")
+    return {
+        "health": next(health for health in WORST_FIRST if health in healths),
+        "details": details,
+        "servers": [_server(server.name, document, rounds) for server in document.servers],
+    }
+
+
+def _previous(key: PreviousPrimaryKey, last: Round | None) -> tuple[Health, list[str]]:
+    """What a primary key that the provider was rotated from means for it: it must open, until it is given
+    up."""
+    if last is None or last.health == "OK":
+        return "OK", []
+    lines = [f"earlier primary key {key.master_key_id!r}: {line}" for line in last.details]
+    # Of a compromised one it is expected that it goes.
+    return ("WARNING" if key.compromised else last.health), lines
+
+
+def _server(name: str, document: KeyProvider, rounds: Mapping[str, Round | None]) -> dict[str, Any]:
+    """One key server: how it does by the primary key of now, and whether it has each primary key."""
+    found = {key_id: _of_server(name, last) for key_id, last in rounds.items()}
+    current = found.get(document.master_key_id) or ServerHealth(name, "NONE", ["not asked yet"])
+    order = [document.master_key_id, *(key.master_key_id for key in document.previous_keys)]
+    return {
+        "name": name,
+        "health": current.health,
+        "details": current.details,
+        "client_trust_server": current.client_trust_server,
+        "server_trust_client": current.server_trust_client,
+        "keys": [
+            {
+                "primary_key_id": key_id,
+                "state": known.state if known else "",
+                "code": known.code if known else "",
+            }
+            for key_id in order
+            for known in [found.get(key_id)]
+        ],
+    }
+
+
+def _of_server(name: str, last: Round | None) -> ServerHealth | None:
+    return None if last is None else next((server for server in last.servers if server.name == name), None)
 
 
 def _client_certificate_warning(document: KeyProvider, now: datetime.datetime) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ log = structlog.get_logger("trusted_infrastructure.key_provider")
 KEY_SET_LIFETIME = 3600
 KEY_SET_RENEWAL = 300
 DEFAULT_MAX_AGE = 86400
+# Looks at key servers wait for the network, one for each primary key: they must not wait for one another, nor
+# take the threads of others.
+CHECK_THREADS = 64
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class HostState:
         self._intervals = intervals or Intervals()
         self._configured = ""
         self._unchecked: set[str] = set()
+        self._checks = ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="check")
         self._key_set: tuple[str, int, tuple[int, ...]] = ("", 0, ())
         self._peers: tuple[list[Peer], list[str]] = ([], [])
         self._peers_version: tuple[object, ...] = ()
@@ -188,7 +193,7 @@ class HostState:
                 snapshot = self.snapshot()
             except Refusal:
                 continue  # take_configuration says so; keys in memory go on until they are too old
-            await self._check(list(self.primary_keys.health()), snapshot)
+            await self._check(self.primary_keys.names(), snapshot)
 
     async def watch_peers(self) -> None:
         """Endless: read the peers' key sets. The first seconds ask more often: peers start together."""
@@ -202,10 +207,15 @@ class HostState:
             await asyncio.sleep(pause)
             pause = min(pause * 2, self._intervals.peers)
 
-    async def _check(self, names: list[str], snapshot: Snapshot) -> None:
+    async def _check(self, names: Sequence[str], snapshot: Snapshot) -> None:
         cluster = snapshot.get("trust_authority_cluster", CLUSTER_ID, TrustAuthorityCluster)
         max_age = cluster.key_cache_max_age if cluster is not None else DEFAULT_MAX_AGE
-        checks = [asyncio.to_thread(self.primary_keys.check, name, max_age) for name in names]
+        loop, keys = asyncio.get_running_loop(), self.primary_keys
+        checks = [
+            loop.run_in_executor(self._checks, keys.check, name, key_id, max_age)
+            for name in names
+            for key_id in keys.key_ids(name)
+        ]
         for result in await asyncio.gather(*checks, return_exceptions=True):
             if isinstance(result, Refusal):
                 # An alarm that could not be audited: its key is refused anyway, and requests say why.

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The routes for the manager of this side: health, client credentials, key servers' certificates.
+"""The routes for the manager of this side: health, client credentials, key servers' certificates, use of
+keys.
 
 Secrets leave only sealed to the hosts that the manager names. What trusts nobody new (status, presented
-certificates, check values) is read; what makes a secret stores nothing: the manager puts it in the document.
+certificates, check values, use) is read; what makes a secret stores nothing: the manager puts it in the
+document.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from trusted_infrastructure.audit import AuditLog, Decision, Detail
-from trusted_infrastructure.config.documents import KeyProvider
+from trusted_infrastructure.config.documents import KeyProvider, Name
 from trusted_infrastructure.key_provider import client_credentials
 from trusted_infrastructure.key_provider.client_credentials import (
     HostsToSealTo,
@@ -28,6 +30,7 @@ from trusted_infrastructure.key_provider.health import service_status
 from trusted_infrastructure.key_provider.host_state import HostState
 from trusted_infrastructure.key_provider.provider_documents import client_credentials as opened_credentials
 from trusted_infrastructure.key_provider.provider_documents import key_servers
+from trusted_infrastructure.key_provider.usage import Usage
 from trusted_infrastructure.kmip import client_certificates
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, presented_certificate
 from trusted_infrastructure.refusal import InvalidField, Refusal
@@ -37,12 +40,19 @@ BODY_LIMIT = 1 << 20
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
+class PrimaryKeyWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `check_value`."""
+
+    master_key_id: Name
+
+
 class ManagementRoutes:
     """The management application's handlers. The transport has verified that a manager of this side calls."""
 
-    def __init__(self, state: HostState, audit: AuditLog) -> None:
+    def __init__(self, state: HostState, audit: AuditLog, usage: Usage) -> None:
         self._state = state
         self._audit = audit
+        self._usage = usage
 
     def routes(self) -> list[BaseRoute]:
         """The routes."""
@@ -55,6 +65,7 @@ class ManagementRoutes:
             Route(f"{provider}/reseal", self.reseal, methods=["POST"]),
             Route(f"{provider}/peer-certs", self.peer_certs, methods=["GET"]),
             Route(f"{provider}/check-value", self.check_value, methods=["POST"]),
+            Route(f"{provider}/usage", self.usage, methods=["GET"]),
         ]
 
     async def status(self, _request: Request) -> Response:
@@ -105,12 +116,26 @@ class ManagementRoutes:
         return JSONAnswer(found)
 
     async def check_value(self, request: Request) -> Response:
-        """The check value of the primary key that all key servers agree on: {check_value}."""
-        name = request.path_params["provider"]
+        """The check value that all key servers agree on: {master_key_id, check_value}.
+
+        Body: none, for the provider's own primary key; or {master_key_id}, for one that is to wrap from now
+        on: then every server must have it, active.
+        """
+        name, body = request.path_params["provider"], await request.body()
         await self._state.take_configuration()
-        value = await asyncio.to_thread(self._state.primary_keys.first_check_value, name)
-        await self._record("primary_key_check_value_read", name)
-        return JSONAnswer({"check_value": value})
+        document = self._document(name)
+        candidate = _decode(body, PrimaryKeyWanted).master_key_id if body else None
+        keys = self._state.primary_keys
+        value = await asyncio.to_thread(keys.first_check_value, name, candidate)
+        key_id = candidate or document.master_key_id
+        await self._record("primary_key_check_value_read", name, primary_key_id=key_id)
+        return JSONAnswer({"master_key_id": key_id, "check_value": value})
+
+    async def usage(self, request: Request) -> Response:
+        """What this host knows of who keeps keys of a provider: {usage: [HostUsage]}."""
+        name = request.path_params["provider"]
+        self._document(name)
+        return JSONAnswer({"usage": await asyncio.to_thread(self._usage.of, name)})
 
     def _document(self, name: str) -> KeyProvider:
         document = self._state.snapshot().get("key_provider", name, KeyProvider)

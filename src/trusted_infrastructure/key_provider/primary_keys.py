@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a round of answers from a provider's key servers means for its primary key. Pure. PROTOCOL 5.
+"""What a round of answers from a provider's key servers means for one of its primary keys. Pure. PROTOCOL 5.
 
 All servers of a provider are asked in each round; they replicate keys, so they must agree. Rules, in order:
 
-1. One server says that the key is not active: nobody uses it, whatever the others say, and the copy in memory
-   goes. What was revoked on one server may be under way to the others.
-2. A server gives a key whose check value is the provider's: that is the primary key.
+1. One server says that the key must not be used (compromised, destroyed, not active yet): nobody uses it,
+   whatever the others say, and the copy in memory goes. What was revoked on one server may be under way to
+   the others.
+2. A server gives a key whose check value is the provider's: that is the primary key. Where one of those that
+   give it says that it is deactivated, it is: it opens, and wraps nothing.
 3. A server answered, over a verified connection, that it has no such key, or not for us, and no server gave
    the key: the copy in memory goes.
 4. No check value is set on the provider: nothing says which key is the right one, so none is used.
@@ -16,17 +18,19 @@ All servers of a provider are asked in each round; they replicate keys, so they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trusted_infrastructure import wrapping
 from trusted_infrastructure.kmip.connection import KeyServerFailure
-from trusted_infrastructure.kmip.pool import PrimaryKey
+from trusted_infrastructure.kmip.pool import ACTIVE, DEACTIVATED, PrimaryKey, require_active
 from trusted_infrastructure.kmip.session import KeyServerRefusal
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
 Health = Literal["NONE", "OK", "WARNING", "ERROR"]
+# Rule 1, the gravest first.
+NOT_TO_BE_USED = ("key_compromised", "key_destroyed", "primary_key_state")
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,17 @@ class HeldKey:
 
 @dataclass(frozen=True)
 class ServerHealth:
-    """One key server, as the status shows it. client_trust_server: this side trusts its certificate."""
+    """One key server, as the status shows it. client_trust_server: this side trusts its certificate.
+
+    state: of the key there, where it gave the key (ACTIVE, DEACTIVATED); code: why it did not."""
 
     name: str
     health: Health
     details: list[str] = field(default_factory=list)
     client_trust_server: bool = False
     server_trust_client: bool = False
+    state: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,20 +119,25 @@ def judge_unasked(
     """The round in which no server could be asked, because of this side's own configuration: rule 6."""
     kept = held if held is not None and now - held.confirmed <= max_age else None
     details = [str(problem)] + ([] if kept is None else [_serves_for(kept, now, max_age)])
-    unasked = [ServerHealth(name, "ERROR", ["not asked: " + problem.message]) for name in servers]
+    unasked = [
+        ServerHealth(name, "ERROR", ["not asked: " + problem.message], code=problem.code) for name in servers
+    ]
     return Round(kept, None if kept else problem, "ERROR", details, unasked, [])
 
 
-def agreed_check_value(provider: str, answers: Sequence[ServerAnswer]) -> str:
+def agreed_check_value(provider: str, answers: Sequence[ServerAnswer], active: bool = False) -> str:
     """The check value that every configured server leads to: the first setting. Raises Refusal.
 
-    Other than in a round, one silent server is enough to refuse: this decides what is right from now on.
+    active: the key is to wrap from now on, so it must be active on every server. Other than in a round, one
+    silent server is enough to refuse: this decides what is right from now on.
     """
     if not answers:
         raise Unavailable("primary_key_unavailable", f"provider {provider!r} has no key servers")
     for answer in answers:
         if answer.refusal is not None:
             raise answer.refusal
+        if active and answer.key is not None:
+            require_active(answer.key)
     values = {answer.check_value for answer in answers if answer.check_value is not None}
     if len(values) != 1:
         servers = ", ".join(answer.server for answer in answers)
@@ -137,21 +150,44 @@ def agreed_check_value(provider: str, answers: Sequence[ServerAnswer]) -> str:
     return values.pop()
 
 
+def check_candidate(provider: str, answers: Sequence[ServerAnswer], known: Mapping[str, str | None]) -> str:
+    """The check value of a key that is to wrap from now on: active on every server, and really another one.
+
+    known: id -> check value of the provider's primary keys. Raises Refusal as `agreed_check_value`, and
+    `primary_key_same`.
+    """
+    value = agreed_check_value(provider, answers, active=True)
+    for answer in answers:
+        for key_id, check_value in known.items():
+            if answer.key is None or answer.key.key_id == key_id:
+                continue
+            if wrapping.check_value(answer.key.material, key_id) == check_value:
+                raise Refusal(
+                    "primary_key_same",
+                    f"key {answer.key.key_id!r} has the same bytes as primary key {key_id!r} of provider"
+                    f" {provider!r}: it would replace nothing",
+                    "Make a new key on the key servers.",
+                    status=409,
+                )
+    return value
+
+
 def server_health(answer: ServerAnswer, expected: str | None) -> ServerHealth:
     """How one server does, and who trusts whom."""
     refusal = answer.refusal
     if refusal is None:
+        state = "" if answer.key is None else answer.key.state
         if expected is None or answer.check_value == expected:
-            return ServerHealth(answer.server, "OK", [], True, True)
+            return ServerHealth(answer.server, "OK", [], True, True, state)
         details = ["it has another key under the primary key's id"]
-        return ServerHealth(answer.server, "ERROR", details, True, True)
+        return ServerHealth(answer.server, "ERROR", details, True, True, state, "primary_key_mismatch")
     if isinstance(refusal, KeyServerFailure):
         client, server = bool(refusal.client_trust_server), bool(refusal.server_trust_client)
     elif isinstance(refusal, KeyServerRefusal):
         client, server = True, refusal.server_trust_client
     else:
         client = server = True  # a judgement on the key: the connection was good
-    return ServerHealth(answer.server, "ERROR", [refusal.message], client, server)
+    return ServerHealth(answer.server, "ERROR", [refusal.message], client, server, "", refusal.code)
 
 
 def _choose(
@@ -165,13 +201,19 @@ def _choose(
 ) -> tuple[HeldKey | None, Refusal | None]:
     refusals = [answer.refusal for answer in answers if answer.refusal is not None]
     # 1
-    for refusal in refusals:
-        if refusal.code == "primary_key_state":
-            return None, refusal
+    for code in NOT_TO_BE_USED:
+        for refusal in refusals:
+            if refusal.code == code:
+                return None, refusal
     # 2
-    for answer in answers:
-        if answer.key is not None and expected is not None and answer.check_value == expected:
-            return HeldKey(answer.key, now), None
+    given = [
+        answer.key
+        for answer in answers
+        if answer.key is not None and expected is not None and answer.check_value == expected
+    ]
+    if given:
+        state = ACTIVE if all(key.state == ACTIVE for key in given) else DEACTIVATED
+        return HeldKey(replace(given[0], state=state), now), None
     # 3
     for refusal in refusals:
         if not isinstance(refusal, KeyServerFailure):

@@ -13,7 +13,7 @@ from trusted_infrastructure.key_provider.client_credentials import (
     password_purpose,
     private_key_purpose,
 )
-from trusted_infrastructure.key_provider.providers import ProviderConfiguration
+from trusted_infrastructure.key_provider.key_servers import ProviderConfiguration, WantedKey
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
@@ -52,6 +52,7 @@ def configuration(name: str, document: KeyProvider, host: str, key: SealingKey) 
         trusted_certificates=tuple(trusted),
         withheld=() if password is None else withheld(password, document),
         problem=problem,
+        previous=tuple(WantedKey(key.master_key_id, key.check_value) for key in document.previous_keys),
     )
 
 

@@ -1,110 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The trusted key providers of this host: their key servers, asked again and again, and the keys in memory.
+"""The trusted key providers of this host: their primary keys in memory, confirmed again and again.
 
-`PrimaryKeys` does the I/O that `primary_keys` judges. Requests for a key in memory touch no network; `check`
-runs in the background, well within the five minutes of PROTOCOL 5, and when the configuration changes.
+`PrimaryKeys` does the I/O that `primary_keys` judges, for each primary key of a provider by itself: the one
+that wraps, and those that it was rotated from. Requests for a key in memory touch no network and wait for
+nobody who does; `check` runs in the background, well within the five minutes of PROTOCOL 5, and when the
+configuration changes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
+from trusted_infrastructure.key_provider.key_servers import (
+    KeyServers,
+    PoolFactory,
+    ProviderConfiguration,
+    Question,
+    WantedKey,
+    open_pools,
+)
 from trusted_infrastructure.key_provider.primary_keys import (
     HeldKey,
     Round,
     ServerAnswer,
     agreed_check_value,
+    check_candidate,
     judge_round,
     judge_unasked,
 )
-from trusted_infrastructure.kmip.connection import (
-    ClientCredentials,
-    KeyServer,
-    KeyServerFailure,
-    client_context,
-)
-from trusted_infrastructure.kmip.pool import KeyServerPool, PrimaryKey
+from trusted_infrastructure.kmip.pool import PrimaryKey
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
-MAX_WORKERS = 16
 # A key is good for this long after a server gave it, before it must be looked at again (PROTOCOL 5, seconds).
 # `key_cache_max_age` is for what comes after: it says how long a key serves when no server answers.
 FRESH = 300.0
-# A provider without a usable key is asked again for a request at most this often (seconds).
+# A key that cannot be had is asked for again for a request at most this often (seconds).
 RETRY_AFTER = 5.0
 
-
-@dataclass(frozen=True)
-class ProviderConfiguration:
-    """What of a provider's document its primary key depends on, with its secrets opened.
-
-    withheld: names of servers that the password was not set for; they are not asked.
-    problem: why the document cannot be used as it is (secrets not sealed for this host, say); then the rest
-    is without meaning, and the provider refuses with it.
-    """
-
-    name: str
-    primary_key_id: str
-    check_value: str | None
-    servers: tuple[KeyServer, ...]
-    credentials: ClientCredentials | None
-    trusted_certificates: tuple[str, ...]
-    withheld: tuple[str, ...] = ()
-    problem: Refusal | None = None
-
-
-class KeySource(Protocol):
-    """One key server of one provider: `kmip.pool.KeyServerPool`."""
-
-    @property
-    def server(self) -> KeyServer: ...
-
-    def primary_key(self, key_id: str) -> PrimaryKey: ...
-
-    def close(self) -> None: ...
-
-
-class WithheldServer:
-    """A key server that came into the document after the password was set: it gets neither."""
-
-    def __init__(self, server: KeyServer) -> None:
-        self.server = server
-
-    def primary_key(self, key_id: str) -> PrimaryKey:
-        """Raises KeyServerFailure."""
-        raise KeyServerFailure(
-            self.server,
-            f"not asked for {key_id!r}: the provider's password was set for other addresses or another proxy",
-            "If this key server was added on purpose, set the provider's password again.",
-        )
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-PoolFactory = Callable[[ProviderConfiguration], Sequence[KeySource]]
 Alarm = Callable[[str, Refusal], None]
-
-
-def open_pools(configuration: ProviderConfiguration) -> Sequence[KeySource]:
-    """A pool for each key server of a provider. Raises Refusal when certificates or keys cannot be used."""
-    if configuration.credentials is None:
-        raise Unavailable(
-            "primary_key_unavailable",
-            f"provider {configuration.name!r} has no client certificate for its key servers",
-            "Make one, or import one, and make it known to the key servers.",
-        )
-    context = client_context(configuration.credentials, configuration.trusted_certificates)
-    return [
-        WithheldServer(server)
-        if server.name in configuration.withheld
-        else KeyServerPool(server, configuration.credentials, context)
-        for server in configuration.servers
-    ]
 
 
 class PrimaryKeys:
@@ -125,78 +59,118 @@ class PrimaryKeys:
         self._open_pools = pools
         self._lock = threading.Lock()
         self._providers: dict[str, _Provider] = {}
-        self._workers = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="kmip")
 
     def configure(self, configurations: Mapping[str, ProviderConfiguration]) -> list[str]:
-        """Take the providers as they are now; answers the names of those that must be checked anew."""
-        changed = []
+        """Take the providers as they are now; answers the names of those that must be checked anew.
+
+        A key in memory stays where it is still meant, also when it is now one that a provider was rotated
+        from.
+        """
+        changed, gone = [], []
         with self._lock:
             for name in self._providers.keys() - configurations.keys():
-                self._providers.pop(name).close()
+                gone.append(self._providers.pop(name))
             for name, configuration in configurations.items():
                 known = self._providers.get(name)
                 if known is not None and known.configuration == configuration:
                     continue
                 changed.append(name)
-                held = known.held_for(configuration) if known is not None else None
-                if known is not None:
-                    known.close()
+                held = known.held() if known is not None else {}
                 self._providers[name] = _Provider(configuration, held)
+                if known is not None:
+                    gone.append(known)
+        for provider in gone:
+            provider.close()
         return changed
 
-    def current(self, name: str, max_age: float) -> PrimaryKey | None:
+    def wrapping_key_id(self, name: str) -> str | None:
+        """Id of the primary key that wraps now; None where there is no such provider."""
+        provider = self._providers.get(name)
+        return None if provider is None else provider.configuration.primary_key_id
+
+    def current(self, name: str, key_id: str, max_age: float) -> PrimaryKey | None:
         """The key in memory, if it may be used at this moment; None says that `obtain` must be asked."""
         provider = self._providers.get(name)
-        held = provider.held if provider is not None else None
+        key = None if provider is None else provider.keys.get(key_id)
+        held = None if key is None else key.held
         if held is None or self._clock() - held.confirmed > max(max_age, FRESH):
             return None
         return held.key
 
-    def obtain(self, name: str, max_age: float) -> PrimaryKey:
+    def obtain(self, name: str, key_id: str, max_age: float) -> PrimaryKey:
         """The key, asking the key servers where it is not in memory.
 
-        Raises Refusal `provider_unknown`, `primary_key_state`, `primary_key_mismatch`,
-        `primary_key_unavailable`, `key_server_unreachable`, `certificate_invalid`.
+        Raises Refusal `provider_unknown`, `key_compromised`, `key_destroyed`, `key_missing`,
+        `primary_key_state`, `primary_key_mismatch`, `primary_key_unavailable`, `key_server_unreachable`,
+        `certificate_invalid`, as the last look at the key servers was judged.
+        """
+        while True:
+            found = self.current(name, key_id, max_age)
+            if found is not None:
+                return found
+            provider = self._known(name)
+            key = provider.key(key_id)
+            with key.checking:
+                found = self.current(name, key_id, max_age)  # whoever was first may have asked
+                if found is not None:
+                    return found
+                refusal = self._look(provider, key, max_age)
+            # A provider that changed meanwhile is looked at again: what was asked is of no use.
+            if refusal is not None and self._providers.get(name) is provider:
+                raise refusal
+
+    def key_ids(self, name: str) -> list[str]:
+        """Ids of a provider's primary keys; none when it is gone."""
+        provider = self._providers.get(name)
+        return [] if provider is None else list(provider.keys)
+
+    def names(self) -> list[str]:
+        """Names of all providers."""
+        return list(self._providers)
+
+    def check(self, name: str, key_id: str, max_age: float) -> Round | None:
+        """Ask all servers for a key and judge; None when it is gone. For the background task.
+
+        Who waits for the key has it as soon as one server gave it; slow ones are waited for after that.
+        """
+        provider = self._providers.get(name)
+        key = None if provider is None else provider.keys.get(key_id)
+        if provider is None or key is None:
+            return None
+        with key.checking:
+            judged, question = self._ask(provider, key, max_age)
+        if question is not None and not question.answered:
+            answers = question.answers()
+            with key.checking:
+                judged = self._judge(provider, key, answers, max_age)
+        return judged
+
+    def first_check_value(self, name: str, candidate: str | None = None) -> str:
+        """The check value that all servers of a provider agree on. Raises Refusal that names the server.
+
+        candidate: id of a key that is to wrap from now on, so it must be active and another one than before;
+        None: the provider's own.
         """
         provider = self._known(name)
-        with provider.checking:
-            key = self.current(name, max_age)
-            if key is not None:
-                return key
-            last = provider.round
-            if last is None or last.refusal is None or self._clock() - provider.checked > RETRY_AFTER:
-                self._check(provider, max_age)
-            key = self.current(name, max_age)
-            if key is not None:
-                return key
-        if provider.round is not None and provider.round.refusal is not None:
-            raise provider.round.refusal
-        raise Unavailable("primary_key_unavailable", f"the primary key of provider {name!r} is not at hand")
+        key_id = provider.configuration.primary_key_id if candidate is None else candidate
+        answers = self._opened(provider).ask(key_id).answers()
+        if candidate is None:
+            return agreed_check_value(name, answers)
+        known = {key.key_id: key.check_value for key in provider.configuration.keys}
+        return check_candidate(name, answers, known)
 
-    def check(self, name: str, max_age: float) -> Round | None:
-        """Ask all servers of a provider and judge; None when it is gone. For the background task."""
-        provider = self._providers.get(name)
-        if provider is None:
-            return None
-        with provider.checking:
-            return self._check(provider, max_age)
-
-    def first_check_value(self, name: str) -> str:
-        """The check value that all servers of a provider agree on. Raises Refusal that names the server."""
-        provider = self._known(name)
-        with provider.checking:
-            self._open(provider)
-            return agreed_check_value(name, self._ask(provider))
-
-    def health(self) -> dict[str, Round | None]:
-        """Name -> last round, None where there was none yet."""
+    def health(self) -> dict[str, dict[str, Round | None]]:
+        """Name -> id of a primary key -> its last round, None where there was none yet."""
         with self._lock:
-            return {name: provider.round for name, provider in self._providers.items()}
+            providers = dict(self._providers)
+        return {
+            name: {key_id: key.round for key_id, key in provider.keys.items()}
+            for name, provider in providers.items()
+        }
 
     def close(self) -> None:
         """Close all connections and forget all keys."""
         self.configure({})
-        self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _known(self, name: str) -> _Provider:
         provider = self._providers.get(name)
@@ -209,70 +183,101 @@ class PrimaryKeys:
             )
         return provider
 
-    def _check(self, provider: _Provider, max_age: float) -> Round:
-        configuration = provider.configuration
-        before = provider.round
+    def _look(self, provider: _Provider, key: _Key, max_age: float) -> Refusal | None:
+        """Ask, unless that was in vain a moment ago; why the key cannot be used, None where it can.
+
+        The caller holds `key.checking`."""
+        last = key.round
+        if last is None or last.refusal is None or self._clock() - key.checked > RETRY_AFTER:
+            last, _question = self._ask(provider, key, max_age)
+        return last.refusal
+
+    def _ask(self, provider: _Provider, key: _Key, max_age: float) -> tuple[Round, Question | None]:
+        """One round, which ends soon after a server gave the right key. The caller holds `key.checking`."""
         try:
-            self._open(provider)
+            question = self._opened(provider).ask(key.wanted.key_id)
         except Refusal as problem:
-            servers = [server.name for server in configuration.servers]
-            judged = judge_unasked(problem, servers, provider.held, self._clock(), max_age)
-        else:
-            answers = self._ask(provider)
-            judged = judge_round(
-                configuration.name,
-                configuration.check_value,
-                answers,
-                provider.held,
-                self._clock(),
-                max_age,
-            )
-        provider.held, provider.round, provider.checked = judged.held, judged, self._clock()
+            servers = [server.name for server in provider.configuration.servers]
+            judged = judge_unasked(problem, servers, key.held, self._clock(), max_age)
+            key.took(judged, self._clock())
+            return judged, None
+        expected = key.wanted.check_value
+
+        def enough(answer: ServerAnswer) -> bool:
+            return expected is not None and answer.check_value == expected
+
+        return self._judge(provider, key, question.answers(enough), max_age), question
+
+    def _judge(self, provider: _Provider, key: _Key, answers: list[ServerAnswer], max_age: float) -> Round:
+        name, before = provider.configuration.name, key.round
+        expected = key.wanted.check_value
+        judged = judge_round(name, expected, answers, key.held, self._clock(), max_age)
+        key.took(judged, self._clock())
         known = {alarm.message for alarm in before.alarms} if before is not None else set()
         for alarm in judged.alarms:
             if alarm.message not in known:
-                self._alarm(configuration.name, alarm)
+                self._alarm(name, alarm)
         return judged
 
-    def _open(self, provider: _Provider) -> None:
-        if provider.configuration.problem is not None:
-            raise provider.configuration.problem
-        if provider.pools is None:
-            provider.pools = self._open_pools(provider.configuration)
+    def _opened(self, provider: _Provider) -> KeyServers:
+        with provider.opening:
+            if provider.configuration.problem is not None:
+                raise provider.configuration.problem
+            if provider.servers is None:
+                provider.servers = KeyServers(self._open_pools(provider.configuration))
+                if provider.closed:
+                    provider.servers.close()
+            return provider.servers
 
-    def _ask(self, provider: _Provider) -> list[ServerAnswer]:
-        key_id = provider.configuration.primary_key_id
-        return list(self._workers.map(lambda pool: _answer(pool, key_id), provider.pools or []))
 
+class _Key:
+    """One primary key's state. `checking` is held while servers are asked for it."""
 
-class _Provider:
-    """One provider's state. `checking` is held while its servers are asked."""
-
-    def __init__(self, configuration: ProviderConfiguration, held: HeldKey | None) -> None:
-        self.configuration = configuration
+    def __init__(self, wanted: WantedKey, held: HeldKey | None) -> None:
+        self.wanted = wanted
         self.held = held
-        self.pools: Sequence[KeySource] | None = None
         self.round: Round | None = None
         self.checked = 0.0
         self.checking = threading.Lock()
 
-    def held_for(self, configuration: ProviderConfiguration) -> HeldKey | None:
-        """The key in memory, where it is still the one that the new configuration means."""
-        ours = self.configuration
-        same = (ours.primary_key_id, ours.check_value) == (
-            configuration.primary_key_id,
-            configuration.check_value,
-        )
-        return self.held if same else None
+    def took(self, judged: Round, now: float) -> None:
+        self.held, self.round, self.checked = judged.held, judged, now
+
+
+class _Provider:
+    """One provider's state, for one configuration."""
+
+    def __init__(self, configuration: ProviderConfiguration, held: Mapping[WantedKey, HeldKey]) -> None:
+        """held: keys in memory of the configuration before."""
+        self.configuration = configuration
+        self.keys: dict[str, _Key] = {}
+        for wanted in configuration.keys:
+            self.keys.setdefault(wanted.key_id, _Key(wanted, held.get(wanted)))
+        self.servers: KeyServers | None = None
+        self.opening = threading.Lock()
+        self.closed = False
+
+    def key(self, key_id: str) -> _Key:
+        """Raises Unavailable `primary_key_unavailable`."""
+        key = self.keys.get(key_id)
+        if key is None:
+            name = self.configuration.name
+            raise Unavailable(
+                "primary_key_unavailable",
+                f"provider {name!r} does not use primary key {key_id!r} at this moment; it is being changed",
+                "Ask again.",
+            )
+        return key
+
+    def held(self) -> dict[WantedKey, HeldKey]:
+        """The keys in memory, by id and check value: only these two together say that it is the same key."""
+        return {key.wanted: key.held for key in self.keys.values() if key.held is not None}
 
     def close(self) -> None:
-        self.held = None
-        for pool in self.pools or []:
-            pool.close()
-
-
-def _answer(pool: KeySource, key_id: str) -> ServerAnswer:
-    try:
-        return ServerAnswer(pool.server.name, key=pool.primary_key(key_id))
-    except Refusal as refusal:
-        return ServerAnswer(pool.server.name, refusal=refusal)
+        with self.opening:
+            self.closed = True
+            servers, self.servers = self.servers, None
+        for key in self.keys.values():
+            key.held = None
+        if servers is not None:
+            servers.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,12 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from trusted_infrastructure import messages, sealing, tokens, wrapping
 from trusted_infrastructure.key_provider.authorization import Authorization
+from trusted_infrastructure.kmip.pool import PrimaryKey
 from trusted_infrastructure.messages import KeyAnswer
 
 
 @dataclass(frozen=True)
 class ReleasedKey:
-    """A key encryption key on its way to a host. wrapped_key: set when it was made just now."""
+    """A key encryption key on its way to a host. wrapped_key: set when it was made or wrapped again just
+    now."""
 
     kek_id: str
     kek: bytes = field(repr=False)
@@ -39,23 +41,36 @@ class ResponseKey:
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
-def make_key(provider: str, authorization: Authorization, primary_key: bytes) -> ReleasedKey:
+def make_key(provider: str, authorization: Authorization, primary_key: PrimaryKey) -> ReleasedKey:
     """A new KEK, wrapped for the host's scope. Raises InvalidField for an object label that cannot be one."""
     kek = os.urandom(wrapping.KEY_BYTES)
     header = wrapping.WrappedKeyHeader(
         provider=provider,
-        primary_key_id=authorization.provider.master_key_id,
+        primary_key_id=primary_key.key_id,
         kek_id=str(uuid.uuid4()),
         object_label=authorization.object_label,
         scope=authorization.claims.scope,
         salt=os.urandom(wrapping.SALT_BYTES),
     )
-    return ReleasedKey(header.kek_id, kek, wrapping.wrap(primary_key, header, kek))
+    return ReleasedKey(header.kek_id, kek, wrapping.wrap(primary_key.material, header, kek))
 
 
-def open_key(wrapped: wrapping.WrappedKey, primary_key: bytes) -> ReleasedKey:
+def open_key(wrapped: wrapping.WrappedKey, primary_key: PrimaryKey) -> ReleasedKey:
     """The KEK of a wrapped key. Raises Refusal `wrapped_key_invalid`."""
-    return ReleasedKey(wrapped.header.kek_id, wrapping.unwrap_parsed(primary_key, wrapped))
+    return ReleasedKey(wrapped.header.kek_id, wrapping.unwrap_parsed(primary_key.material, wrapped))
+
+
+def rewrap_key(wrapped: wrapping.WrappedKey, opens: PrimaryKey, wraps: PrimaryKey | None) -> ReleasedKey:
+    """The KEK of a wrapped key, wrapped again: same provider, scope, object label and id.
+
+    opens, wraps: the primary key that it is under, and the one of now; None where that is the same: then what
+    was sent is the answer. Raises Refusal `wrapped_key_invalid`.
+    """
+    kek = wrapping.unwrap_parsed(opens.material, wrapped)
+    if wraps is None:
+        return ReleasedKey(wrapped.header.kek_id, kek, wrapped.header_bytes + wrapped.ciphertext)
+    header = replace(wrapped.header, primary_key_id=wraps.key_id, salt=os.urandom(wrapping.SALT_BYTES))
+    return ReleasedKey(header.kek_id, kek, wrapping.wrap(wraps.material, header, kek))
 
 
 def answer(

@@ -14,10 +14,10 @@ nothing, and sends nothing but a TLS hello.
 
 from __future__ import annotations
 
-import http.client
 import os
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,18 +27,21 @@ _TLS_HANDSHAKE = 22
 _HANDSHAKE_CERTIFICATE = 11
 # What a server says of a client certificate that it does not take (RFC 5246 7.2.2, RFC 8446 6.2).
 _ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
+_MAX_PROXY_ANSWER = 16 * 1024
 _MAX_HELLO = 256 * 1024  # what a server may send before its certificate must have come
 
 
 @dataclass(frozen=True)
 class KeyServer:
-    """One key server. name: the provider's name for it; proxy: (host, port) of an HTTP CONNECT proxy."""
+    """One key server. name: the provider's name for it; proxy: (host, port) of an HTTP CONNECT proxy.
+
+    timeout: seconds for a connection, or for an answer."""
 
     name: str
     hostname: str
     port: int
     proxy: tuple[str, int] | None = None
-    timeout: int = 10
+    timeout: float = 10
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,10 @@ def client_context(credentials: ClientCredentials, trusted_certificates: Sequenc
 
 def connect(server: KeyServer, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A verified TLS connection. Raises KeyServerFailure saying who did not trust whom."""
-    connection = _dial(server)
+    end = time.monotonic() + server.timeout  # one timeout for all of it
+    connection = _dial(server, end)
     try:
+        _bound(connection, end)
         return context.wrap_socket(connection, server_hostname=server.hostname)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         connection.close()
@@ -158,9 +163,10 @@ def presented_certificate(server: KeyServer, credentials: ClientCredentials | No
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=server.hostname)
     received = bytearray()
-    with _dial(server) as connection:
+    end = time.monotonic() + server.timeout
+    with _dial(server, end) as connection:
         try:
-            _handshake(connection, tls, incoming, outgoing, received)
+            _handshake(connection, tls, incoming, outgoing, received, end)
             certificate = tls.getpeercert(binary_form=True)
         except (OSError, EOFError) as error:
             certificate = _certificate_in_the_clear(bytes(received))
@@ -171,20 +177,53 @@ def presented_certificate(server: KeyServer, credentials: ClientCredentials | No
     return ssl.DER_cert_to_PEM_cert(certificate)
 
 
-def _dial(server: KeyServer) -> socket.socket:
+def _dial(server: KeyServer, end: float) -> socket.socket:
+    """A connection to the server, through its proxy if it has one, until `end` (time.monotonic)."""
     try:
-        if server.proxy is None:
-            return socket.create_connection((server.hostname, server.port), timeout=server.timeout)
-        through = http.client.HTTPConnection(*server.proxy, timeout=server.timeout)
-        through.set_tunnel(server.hostname, server.port)
-        through.connect()
-        connection: socket.socket | None = through.sock
-        if connection is None:
-            raise OSError("the proxy closed the connection")
+        left = max(end - time.monotonic(), 0.001)
+        connection = socket.create_connection(server.proxy or (server.hostname, server.port), timeout=left)
+        if server.proxy is not None:
+            try:
+                _open_tunnel(connection, server, end)
+            except BaseException:
+                connection.close()
+                raise
         return connection
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError) as error:
         via = f" through proxy {server.proxy[0]}:{server.proxy[1]}" if server.proxy else ""
         raise KeyServerFailure(server, _cause(error) + via) from None
+
+
+def _open_tunnel(connection: socket.socket, server: KeyServer, end: float) -> None:
+    """HTTP CONNECT (RFC 9110 9.3.6). http.client would wait the timeout for each line of the answer."""
+    host = f"[{server.hostname}]" if ":" in server.hostname else server.hostname
+    target = f"{host}:{server.port}"
+    if not target.isascii() or not target.isprintable() or " " in target:
+        raise ValueError("the server's name cannot be sent to a proxy")
+    connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+    answer = bytearray()
+    while not answer.endswith(b"\r\n\r\n"):
+        _bound(connection, end)
+        byte = connection.recv(1)  # what comes after the answer is the server's
+        if not byte or len(answer) > _MAX_PROXY_ANSWER:
+            raise ValueError("the proxy did not answer")
+        answer += byte
+    version, _space, rest = bytes(answer).partition(b" ")
+    if not version.startswith(b"HTTP/1.") or not rest.startswith(b"2"):
+        raise ValueError(f"the proxy refused: {_plain_text(rest)}")
+
+
+def _plain_text(words: bytes) -> str:
+    line = words.partition(b"\r")[0][:100].decode("ascii", "replace")
+    return "".join(character for character in line if character.isprintable())
+
+
+def _bound(connection: socket.socket, end: float) -> None:
+    """Let no step on a connection take longer than until `end`. Raises TimeoutError when that was."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
 
 
 def _load_client_key(context: ssl.SSLContext, credentials: ClientCredentials) -> None:
@@ -216,12 +255,14 @@ def _handshake(
     incoming: ssl.MemoryBIO,
     outgoing: ssl.MemoryBIO,
     received: bytearray,
+    end: float,
 ) -> None:
     while True:
         try:
             tls.do_handshake()
             return
         except ssl.SSLWantReadError:
+            _bound(connection, end)
             connection.sendall(outgoing.read())
             data = connection.recv(16384)
             received += data

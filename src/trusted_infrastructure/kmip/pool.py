@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A primary key from one key server, over sessions that stay open. SYSTEM K2, K5, K8; PROTOCOL 5.
+"""Keys from one key server, over sessions that stay open. SYSTEM K2, K5, K8; PROTOCOL 5.
 
 Rules for a primary key, numbered as in `judge`:
 
 1. It is a symmetric key.
 2. It is AES with 256 bits, by its attributes and by the bytes that came.
 3. It may be used for what a primary key is used for: wrapping, encryption or derivation, both ways.
-4. Its state is Active. KMIP's Get gives a deactivated key without a word, so this side must look.
+4. Its state lets it be used (KMIP 3.22). KMIP's Get gives a revoked key without a word; this side must look:
+
+   | state | here |
+   | --- | --- |
+   | Active | wraps and opens |
+   | Deactivated | opens only; wrapping is refused: `key_deactivated` |
+   | Compromised | `key_compromised` |
+   | Destroyed, Destroyed Compromised | `key_destroyed` |
+   | Pre-Active, or none given | `primary_key_state` |
+
+A key that the server does not have is `key_missing` (`KeyServerRefusal`).
 """
 
 from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, KeyServerFailure, connect
 from trusted_infrastructure.kmip.session import KeyAttributes, KeyMaterial, Session
@@ -22,20 +34,40 @@ from trusted_infrastructure.refusal import Refusal
 
 KEY_BYTES = 32
 MAX_IDLE = 4
+ACTIVE = "ACTIVE"
+DEACTIVATED = "DEACTIVATED"
+# An idle session whose server is gone may take this share of the time before a new one is tried.
+IDLE_SHARE = 0.5
 _USES = (
     frozenset({"WRAP_KEY", "UNWRAP_KEY"}),
     frozenset({"ENCRYPT", "DECRYPT"}),
     frozenset({"DERIVE_KEY"}),
 )
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class PrimaryKey:
-    """A primary key that passed every rule. material: 32 bytes, never shown. server: who gave it."""
+    """A primary key that passed every rule. material: 32 bytes, never shown. server: who gave it.
+
+    state: ACTIVE or DEACTIVATED, as that server said. What wraps asks `require_active` first.
+    """
 
     key_id: str
     server: str
     material: bytes = field(repr=False)
+    state: str = ACTIVE
+
+
+def require_active(key: PrimaryKey) -> None:
+    """Only an active key wraps. Raises Refusal `key_deactivated`."""
+    if key.state != ACTIVE:
+        raise Refusal(
+            "key_deactivated",
+            f"key {key.key_id!r} is {key.state} on key server {key.server!r}: it opens what it wrapped, and"
+            " wraps nothing more",
+            "Rotate to another key of the key server, which is active.",
+        )
 
 
 class KeyServerPool:
@@ -59,21 +91,22 @@ class KeyServerPool:
         self._closed = False
 
     def primary_key(self, key_id: str) -> PrimaryKey:
-        """The key, if it passes every rule.
+        """The key, if it passes every rule. Takes at most the server's timeout, whatever the server does.
 
-        Raises KeyServerFailure (`key_server_unreachable`), KeyServerRefusal (`primary_key_unavailable`), or
-        Refusal (`primary_key_state`, `primary_key_unavailable`) that names the rule.
+        Raises KeyServerFailure (`key_server_unreachable`), KeyServerRefusal (`key_missing`, `key_destroyed`,
+        `primary_key_unavailable`), or Refusal (`key_compromised`, `key_destroyed`, `primary_key_state`,
+        `primary_key_unavailable`) that names the rule.
         """
 
         def get(session: Session) -> PrimaryKey:
-            # Attributes first: a key that is not active is not even fetched.
+            # Attributes first: a key that must not be used is not even fetched.
             attributes = session.attributes(key_id)
-            judge(self.server, key_id, attributes)
+            state = judge(self.server, key_id, attributes)
             material = session.material(key_id)
             judge_material(self.server, key_id, material)
-            return PrimaryKey(key_id, self.server.name, material.material)
+            return PrimaryKey(key_id, self.server.name, material.material, state)
 
-        return self._with_session(get)
+        return self.visit(get)
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when it comes back."""
@@ -83,17 +116,21 @@ class KeyServerPool:
         for session in idle:
             session.close()
 
-    def _with_session(self, use: Callable[[Session], PrimaryKey]) -> PrimaryKey:
-        session = self._take()
+    def visit(self, use: Callable[[Session], _Result], *, fresh: bool = False) -> _Result:
+        """Use a session, for at most the server's timeout. fresh: over a new connection, for what must not be
+        asked twice. Raises what `use` raises, and KeyServerFailure."""
+        end = time.monotonic() + self.server.timeout
+        session = None if fresh else self._take()
         if session is not None:
+            session.deadline = end - self.server.timeout * IDLE_SHARE
             try:
                 return self._used(session, use)
             except KeyServerFailure:
                 # The server may have closed an idle session: one new one, then it counts.
                 self._forget()
-        return self._used(self._open(), use)
+        return self._used(self._open(end), use)
 
-    def _used(self, session: Session, use: Callable[[Session], PrimaryKey]) -> PrimaryKey:
+    def _used(self, session: Session, use: Callable[[Session], _Result]) -> _Result:
         try:
             result = use(session)
         except KeyServerFailure:
@@ -108,10 +145,12 @@ class KeyServerPool:
         self._give_back(session)
         return result
 
-    def _open(self) -> Session:
-        connection = self._open_connection(self.server, self._context)
+    def _open(self, end: float) -> Session:
+        """A session whose server has until `end` (time.monotonic) for all of it."""
+        left = max(end - time.monotonic(), 0.001)
+        connection = self._open_connection(replace(self.server, timeout=left), self._context)
         try:
-            session = Session(self.server, connection, self._credentials, self._version)
+            session = Session(self.server, connection, self._credentials, self._version, deadline=end)
         except BaseException:
             connection.close()
             raise
@@ -138,8 +177,8 @@ class KeyServerPool:
             session.close()
 
 
-def judge(server: KeyServer, key_id: str, found: KeyAttributes) -> None:
-    """Rules 1 to 4 on a key's attributes. Raises Refusal."""
+def judge(server: KeyServer, key_id: str, found: KeyAttributes) -> str:
+    """Rules 1 to 4 on a key's attributes; its state, ACTIVE or DEACTIVATED. Raises Refusal."""
     # 1
     if found.object_type not in (None, "SYMMETRIC_KEY"):
         raise _unfit(server, key_id, f"is a {found.object_type}, not a SYMMETRIC_KEY")
@@ -151,12 +190,36 @@ def judge(server: KeyServer, key_id: str, found: KeyAttributes) -> None:
         allowed = ", ".join(sorted(found.usage)) or "nothing"
         raise _unfit(server, key_id, f"may be used for {allowed}; it must be for wrapping or encryption")
     # 4
-    if found.state != "ACTIVE":
-        raise Refusal(
-            "primary_key_state",
-            f"primary key {key_id!r} on key server {server.name!r} is in state {found.state}, not ACTIVE",
-            "Activate the key, or set another primary key on the provider.",
-        )
+    return judge_state(server, key_id, found.state)
+
+
+def judge_state(server: KeyServer, key_id: str, state: str | None) -> str:
+    """Rule 4: the state, ACTIVE or DEACTIVATED. state: KMIP's name, None where the server gave none.
+
+    Raises Refusal `key_compromised`, `key_destroyed`, `primary_key_state`.
+    """
+    if state in (ACTIVE, DEACTIVATED):
+        return state
+    code, remedy = _UNUSABLE.get(state or "", _NOT_ACTIVE)
+    raise Refusal(code, f"key {key_id!r} on key server {server.name!r} is in state {state}", remedy)
+
+
+_NOT_ACTIVE = (
+    "primary_key_state",
+    "Activate the key on the key server, or set another primary key on the provider.",
+)
+_DESTROYED = (
+    "key_destroyed",
+    "What only this key opens is lost, unless the key server can restore the key. Set another key.",
+)
+_UNUSABLE = {
+    "COMPROMISED": (
+        "key_compromised",
+        "Set another primary key on the provider, and encrypt anew what this one protected (deep recrypt).",
+    ),
+    "DESTROYED": _DESTROYED,
+    "DESTROYED_COMPROMISED": _DESTROYED,
+}
 
 
 def judge_material(server: KeyServer, key_id: str, found: KeyMaterial) -> None:

@@ -60,9 +60,10 @@ def health(comparison: Comparison, kinds: Collection[str]) -> tuple[Health, list
 
 
 def overall(comparison: Comparison) -> tuple[Health, list[LocalizableMessage]]:
-    """Health of everything that the hosts have; a message of its own says that they have nothing at all."""
+    """Health of all that the hosts have of the services; a message of its own says that it is nothing."""
     verdict, details = health(comparison, ALL_KINDS)
-    if comparison.hosts and comparison.bare == {host.name for host in comparison.hosts}:
+    bare = [name for name, kinds in comparison.kinds.items() if not kinds & ALL_KINDS]
+    if comparison.hosts and len(bare) == len(comparison.hosts):
         details.insert(0, message("No host of the cluster has any configuration.", "nothing_applied"))
     return verdict, details
 

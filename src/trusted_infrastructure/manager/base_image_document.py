@@ -14,22 +14,22 @@ from trusted_infrastructure.refusal import InvalidField
 FIELD = "imgdb"
 
 
-def parse(data: bytes) -> BaseImage:
-    """The document in an import. data: JSON. Raises FieldError below "imgdb"."""
+def parse(data: bytes, base: str = FIELD) -> BaseImage:
+    """The document in an import. data: JSON. Raises FieldError below `base`, the field that it came in."""
     try:
         image, repeated = msgspec.json.decode(data, type=BaseImage), repeated_name(data)
     except msgspec.ValidationError as error:
         found = field_error(error)
-        raise FieldError(f"{FIELD}.{found.field}".rstrip("."), found.reason) from None
+        raise FieldError(f"{base}.{found.field}".rstrip("."), found.reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise FieldError(FIELD, "is not a base image document: no JSON") from None
+        raise FieldError(base, "is not a base image document: no JSON") from None
     if repeated is not None:
-        raise FieldError(FIELD, f"has {repeated[:64]!r} more than once")
-    check_name(f"{FIELD}.image_version", image.image_version)
+        raise FieldError(base, f"has {repeated[:64]!r} more than once")
+    check_name(f"{base}.image_version", image.image_version)
     try:
         check_image(image)
     except InvalidField as invalid:
         raise FieldError(
-            f"{FIELD}.{invalid.field}", invalid.message.removeprefix(f"{invalid.field}: ")
+            f"{base}.{invalid.field}", invalid.message.removeprefix(f"{invalid.field}: ")
         ) from None
     return image

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +58,48 @@ def read_certificate(field: str, text: str) -> ReadCertificate:
     if len(found) != 1:
         raise FieldError(field, f"must be one certificate, has {len(found)}")
     return ReadCertificate(found[0])
+
+
+@dataclass(frozen=True)
+class ClientChain:
+    """A client certificate, and what a key server needs to follow it to its CA. x509: the certificate itself.
+    pem: all of it, the certificate first."""
+
+    x509: x509.Certificate
+    pem: str
+
+
+def read_client_chain(field: str, text: str, now: float | None = None) -> ClientChain:
+    """A client certificate (PEM, or base64 of DER); in PEM, intermediates may follow, each the issuer of the
+    one before. now: Unix seconds at which it must not have ended. Raises FieldError."""
+    blocks = text.split("-----END CERTIFICATE-----")
+    pieces = [f"{block}-----END CERTIFICATE-----" for block in blocks[:-1] if "-----BEGIN" in block] or [text]
+    found = read_chain(field, pieces) if len(pieces) > 1 else [read_certificate(field, text)]
+    for position, (one, issuer) in enumerate(itertools.pairwise(found), start=1):
+        if not issued_by(one.x509, issuer.x509):
+            text = f"the certificate at place {position + 1} ({issuer.label}) did not issue the one before it"
+            raise FieldError(field, f"{text}; the client's comes first, then each one's issuer")
+    leaf = found[0].x509
+    if now is not None and leaf.not_valid_after_utc.timestamp() <= now:
+        raise FieldError(field, f"ended at {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
+    return ClientChain(leaf, "".join(one.pem for one in found))
+
+
+def fits_name(certificate: x509.Certificate, hostname: str) -> bool:
+    """Whether a certificate is for a host name or address, as a client that dials it sees it: by its subject
+    alternative names alone (RFC 9525 6.3: one left-most label may be "*")."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    try:
+        return ipaddress.ip_address(hostname) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wanted = hostname.lower().rstrip(".")
+    return any(
+        name.lower() in (wanted, f"*.{wanted.partition('.')[2]}")
+        for name in names.get_values_for_type(x509.DNSName)
+    )
 
 
 def read_chain(field: str, texts: Sequence[str]) -> list[ReadCertificate]:

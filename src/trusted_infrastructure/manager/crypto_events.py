@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sql
+
 from trusted_infrastructure.manager import events
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.events import Event
@@ -22,16 +24,15 @@ def record(
     cluster: int | None = None,
     host: str = "",
     code: str = "",
+    connection: sql.Connection | None = None,
 ) -> None:
-    """Keep an encryption event, in a transaction of its own.
+    """Keep an encryption event, in the transaction of `connection` or, without one, in one of its own.
 
     event_type: a constant of `events`. operation: what was done or tried ("create", "get", "rewrap", ...).
     user: who asked for it; a host asks as "host:<name>". object_id: what the key is for. code: reason code of
     a failure. message: plain words, never a secret.
     """
     known = {
-        "operation": operation,
-        "key_id": key_id,
         "provider": provider,
         "component": component,
         "code": code,
@@ -44,7 +45,12 @@ def record(
         cluster=cluster,
         object=object_id,
         user=user,
+        operation=operation,
+        key_id=key_id,
         details={name: value for name, value in known.items() if value},
     )
-    with manager.database.transaction() as connection:
+    if connection is not None:
         events.record(connection, event)
+        return
+    with manager.database.transaction() as own:
+        events.record(own, event)

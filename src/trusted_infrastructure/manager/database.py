@@ -17,7 +17,9 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy import event
 
-SCHEMA_VERSION = "1"
+from trusted_infrastructure.manager.schema_upgrades import upgrade
+
+SCHEMA_VERSION = "2"
 
 metadata = sql.MetaData()
 
@@ -73,7 +75,99 @@ trusted_key_providers = sql.Table(
     metadata,
     sql.Column("name", sql.String(200), primary_key=True),
     sql.Column("group_id", sql.String(255), nullable=False),
-    sql.Column("is_default", sql.Boolean, nullable=False),
+)
+
+provider_defaults = sql.Table(
+    "provider_defaults",
+    metadata,
+    sql.Column("cluster", sql.Integer, primary_key=True, autoincrement=False),  # 0: the manager's
+    sql.Column("provider", sql.String(200), nullable=False),
+)
+
+standard_key_providers = sql.Table(
+    "standard_key_providers",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("content", sql.Text, nullable=False),  # JSON: standard_providers; its secrets are encrypted
+)
+
+standard_keys = sql.Table(
+    "standard_keys",
+    metadata,
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("key_id", sql.String(255), primary_key=True),
+    sql.Column("cluster", sql.Integer, nullable=False),
+    sql.Column("check_value", sql.String(64), nullable=False),
+    sql.Column("component", sql.String(255), nullable=False),
+    sql.Column("name", sql.String(255), nullable=False),
+    sql.Column("identifier", sql.String(255), nullable=False),
+    sql.Column("created", sql.BigInteger, nullable=False),
+    sql.Column("used_since", sql.BigInteger, nullable=True),
+    sql.Column("state", sql.String(32), nullable=False),
+    sql.Column("checked", sql.BigInteger, nullable=False),
+    sql.Column("request", sql.String(512), nullable=False, index=True),  # of a host that it was made for
+)
+
+standard_key_hosts = sql.Table(
+    "standard_key_hosts",
+    metadata,
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("key_id", sql.String(255), primary_key=True),
+    sql.Column("host", sql.String(255), primary_key=True),
+)
+
+native_key_providers = sql.Table(
+    "native_key_providers",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("key_id", sql.String(36), nullable=False),
+    sql.Column("tpm_required", sql.Boolean, nullable=False),
+    sql.Column("usable", sql.Boolean, nullable=False),  # it was backed up once
+    sql.Column("backed_up", sql.Boolean, nullable=False),  # its present key was
+    sql.Column("reminded", sql.BigInteger, nullable=False),
+)
+
+native_provider_keys = sql.Table(
+    "native_provider_keys",
+    metadata,
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("key_id", sql.String(36), primary_key=True),
+    sql.Column("secret", sql.Text, nullable=False),  # encrypted: database_secrets
+    sql.Column("check_value", sql.String(64), nullable=False),
+    sql.Column("created", sql.BigInteger, nullable=False),
+)
+
+native_host_states = sql.Table(
+    "native_host_states",
+    metadata,
+    sql.Column("host", sql.String(255), primary_key=True),
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("sent", sql.Boolean, nullable=False),
+    sql.Column("pushed", sql.String(64), nullable=False),
+    sql.Column("locked", sql.String(64), nullable=False),
+    sql.Column("failed", sql.String(64), nullable=False),
+)
+
+native_downloads = sql.Table(
+    "native_downloads",
+    metadata,
+    sql.Column("download", sql.String(32), primary_key=True),
+    sql.Column("token", sql.String(64), nullable=False),
+    sql.Column("provider", sql.String(200), nullable=False),
+    sql.Column("key_id", sql.String(36), nullable=False),
+    sql.Column("user", sql.String(255), nullable=False),
+    sql.Column("expires", sql.BigInteger, nullable=False),
+    sql.Column("secret", sql.Text, nullable=False),  # the file, encrypted: database_secrets
+)
+
+key_provider_health = sql.Table(
+    "key_provider_health",
+    metadata,
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("health", sql.String(16), nullable=False),
+    sql.Column("code", sql.String(128), nullable=False),
+    sql.Column("message", sql.Text, nullable=False),
+    sql.Column("checked", sql.BigInteger, nullable=False),
 )
 
 tasks = sql.Table(
@@ -134,6 +228,8 @@ events = sql.Table(
     sql.Column("message", sql.Text, nullable=False),
     sql.Column("details", sql.Text, nullable=False),
     sql.Column("origin", sql.String(512), nullable=True, unique=True),
+    sql.Column("operation", sql.String(64), nullable=False, server_default=""),
+    sql.Column("key_id", sql.String(255), nullable=False, server_default=""),
     sql.Index("events_of_host", "host", "number"),
     sqlite_autoincrement=True,  # whoever reads on from an id misses nothing
 )
@@ -176,6 +272,49 @@ sessions = sql.Table(
     sql.Column("last_accessed", sql.Float, nullable=False),
 )
 
+accounts = sql.Table(
+    "accounts",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("password", sql.Text, nullable=False),
+    sql.Column("description", sql.Text, nullable=False),
+)
+
+groups = sql.Table(
+    "account_groups",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("description", sql.Text, nullable=False),
+)
+
+group_members = sql.Table(
+    "group_members",
+    metadata,
+    sql.Column("group", sql.String(200), primary_key=True),
+    sql.Column("user", sql.String(255), primary_key=True),
+)
+
+roles = sql.Table(
+    "roles",
+    metadata,
+    sql.Column("name", sql.String(200), primary_key=True),
+    sql.Column("description", sql.Text, nullable=False),
+    sql.Column("privileges", sql.Text, nullable=False),
+)
+
+permissions = sql.Table(
+    "permissions",
+    metadata,
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("principal_type", sql.String(8), nullable=False),
+    sql.Column("principal", sql.String(255), nullable=False),
+    sql.Column("role", sql.String(200), nullable=False),
+    sql.Column("cluster", sql.Integer, nullable=False),  # 0: the root
+    sql.Column("propagate", sql.Boolean, nullable=False),
+    sql.UniqueConstraint("principal_type", "principal", "cluster"),
+    sqlite_autoincrement=True,
+)
+
 facts = sql.Table(
     "facts",
     metadata,
@@ -199,17 +338,8 @@ class Database:
             event.listen(self._engine, "begin", begin_immediate)
         else:
             self._engine = sql.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
-        metadata.create_all(self._engine)
-        self._check_version()
-
-    def _check_version(self) -> None:
         with self.transaction() as connection:
-            found = fact(connection, "schema_version")
-            if found is None:
-                connection.execute(facts.insert().values(name="schema_version", value=SCHEMA_VERSION))
-                connection.execute(facts.insert().values(name="epoch", value="1"))
-            elif found != SCHEMA_VERSION:
-                raise RuntimeError(f"the database has schema {found}; this release needs {SCHEMA_VERSION}")
+            prepare(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[sql.Connection]:
@@ -220,6 +350,17 @@ class Database:
     def close(self) -> None:
         """Closes all connections."""
         self._engine.dispose()
+
+
+def prepare(connection: sql.Connection) -> None:
+    """Brings the tables to this release's schema, or makes them. Raises RuntimeError for a later one."""
+    found = fact(connection, "schema_version") if sql.inspect(connection).has_table("facts") else None
+    if found is not None:
+        upgrade(connection, found, SCHEMA_VERSION)
+    metadata.create_all(connection)
+    set_fact(connection, "schema_version", SCHEMA_VERSION)
+    if fact(connection, "epoch") is None:
+        set_fact(connection, "epoch", "1")
 
 
 def fact(connection: sql.Connection, name: str) -> str | None:

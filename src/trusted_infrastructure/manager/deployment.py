@@ -35,6 +35,7 @@ class WantedUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     password: str | None = None
     password_hash: str | None = None
     cluster: str | None = None
+    groups: list[str] | None = None
 
 
 class EnsureUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,13 @@ def _user(wanted: WantedUser, current: User | None) -> User:
     if hashed is None and wanted.password is not None:
         fits = current is not None and verify(current.password, wanted.password)
         hashed = current.password if current is not None and fits else hash_password(wanted.password)
-    return User(name=wanted.name, password=hashed or "", privileges=wanted.privileges, cluster=wanted.cluster)
+    return User(
+        name=wanted.name,
+        password=hashed or "",
+        privileges=wanted.privileges,
+        cluster=wanted.cluster,
+        groups=wanted.groups,
+    )
 
 
 def ensure_principal(wanted: EnsurePrincipal, now: int, *, check: bool) -> dict[str, Any]:

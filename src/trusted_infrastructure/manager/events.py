@@ -72,6 +72,7 @@ class Event:
 
     host: name of the host that it is about, "" for none. cluster: number of the cluster, for who may see it;
     None: only who may see everything. object: of other things. user: who caused it, "" for nobody.
+    operation, key_id: of encryption events, "" for others.
     """
 
     type: str
@@ -81,19 +82,26 @@ class Event:
     cluster: int | None = None
     object: str = ""
     user: str = ""
+    operation: str = ""
+    key_id: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which events: of these types and hosts (empty: all), since <= time < until (Unix seconds).
+    """Which events: those with one of the values of each field (empty: all), since <= time < until (Unix
+    seconds).
 
     after: those with a higher id, in order; None: the latest. clusters: numbers; None: everything.
     """
 
     types: Collection[str] = ()
     hosts: Collection[str] = ()
+    users: Collection[str] = ()
+    objects: Collection[str] = ()
+    key_ids: Collection[str] = ()
+    operations: Collection[str] = ()
     since: int | None = None
     until: int | None = None
     after: int | None = None
@@ -120,22 +128,41 @@ def record(connection: sql.Connection, event: Event) -> bool:
 
 def find(connection: sql.Connection, wanted: Wanted) -> Sequence[sql.Row[Any]]:
     """Events in the order of their ids: the next ones after an id, or the latest."""
-    query = sql.select(events)
-    if wanted.types:
-        query = query.where(events.c.type.in_(wanted.types))
-    if wanted.hosts:
-        query = query.where(events.c.host.in_(wanted.hosts))
-    if wanted.since is not None:
-        query = query.where(events.c.time >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(events.c.time < wanted.until)
-    if wanted.clusters is not None:
-        query = query.where(events.c.cluster.in_(wanted.clusters))
+    query = sql.select(events).where(*conditions(wanted))
     if wanted.after is not None:
         query = query.where(events.c.number > wanted.after).order_by(events.c.number).limit(wanted.limit)
         return connection.execute(query).all()
     latest = connection.execute(query.order_by(events.c.number.desc()).limit(wanted.limit)).all()
     return list(reversed(latest))
+
+
+def before_first(connection: sql.Connection, wanted: Wanted) -> int:
+    """The id after which `find` begins: for who reads page by page what `find` would give at once."""
+    if wanted.after is not None:
+        return wanted.after
+    query = sql.select(events.c.number).where(*conditions(wanted)).order_by(events.c.number.desc())
+    first = connection.execute(query.offset(wanted.limit - 1).limit(1)).scalar_one_or_none()
+    return 0 if first is None else first - 1
+
+
+def conditions(wanted: Wanted) -> list[sql.ColumnElement[bool]]:
+    """Of what is wanted, all but `after` and `limit`."""
+    chosen = {
+        events.c.type: wanted.types,
+        events.c.host: wanted.hosts,
+        events.c.user: wanted.users,
+        events.c.object: wanted.objects,
+        events.c.key_id: wanted.key_ids,
+        events.c.operation: wanted.operations,
+    }
+    found: list[sql.ColumnElement[bool]] = [column.in_(values) for column, values in chosen.items() if values]
+    if wanted.since is not None:
+        found.append(events.c.time >= wanted.since)
+    if wanted.until is not None:
+        found.append(events.c.time < wanted.until)
+    if wanted.clusters is not None:
+        found.append(events.c.cluster.in_(wanted.clusters))
+    return found
 
 
 def forget(connection: sql.Connection, now: int, retention: int, limit: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sql
 
-from trusted_infrastructure.manager.database import clusters, documents, hosts
+from trusted_infrastructure.manager.database import clusters, documents, hosts, permissions, provider_defaults
 from trusted_infrastructure.manager.vapi.errors import AlreadyExists, NotFound
 
 CLUSTER_PREFIX = "domain-c"
@@ -98,8 +98,10 @@ def create_cluster(connection: sql.Connection, name: str) -> Cluster:
 
 
 def delete_cluster(connection: sql.Connection, cluster: Cluster) -> None:
-    """Removes a cluster without hosts, and its desired documents."""
+    """Removes a cluster without hosts, its desired documents, default key provider and permissions."""
+    connection.execute(permissions.delete().where(permissions.c.cluster == cluster.number))
     connection.execute(documents.delete().where(documents.c.cluster == cluster.number))
+    connection.execute(provider_defaults.delete().where(provider_defaults.c.cluster == cluster.number))
     connection.execute(clusters.delete().where(clusters.c.number == cluster.number))
 
 

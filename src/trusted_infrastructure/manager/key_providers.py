@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from trusted_infrastructure.config.documents import KeyProvider, Sealed
-from trusted_infrastructure.manager import authority_documents
+from trusted_infrastructure.manager import authority_documents, key_provider_events
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.desired import Change
 from trusted_infrastructure.manager.inventory import Host, hosts_of
@@ -79,7 +79,8 @@ async def change(context: Context, provider: str, edit: Callable[[KeyProvider], 
     The caller holds the cluster's lock. Raises NotFound, ResourceInaccessible naming hosts."""
     require_enabled(context)
     content = edit(find(context, provider))
-    await context.manager.replication.change(context.cluster, [Change(KIND, provider, content)])
+    with key_provider_events.noted(context, provider):
+        await context.manager.replication.change(context.cluster, [Change(KIND, provider, content)])
     await learn_check_value(context, provider)
 
 

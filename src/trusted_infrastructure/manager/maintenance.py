@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import structlog
 
-from trusted_infrastructure.manager import audit_heads
+from trusted_infrastructure.manager import audit_heads, native_push, provider_health, standard_provider_health
 from trusted_infrastructure.manager.assertions import renew
+from trusted_infrastructure.manager.catching_up import catch_up
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Cluster, all_clusters
 from trusted_infrastructure.manager.key_providers import learn_missing_check_values
 from trusted_infrastructure.manager.membership import restore
+from trusted_infrastructure.manager.provider_registry import publish
 from trusted_infrastructure.manager.vapi.errors import VapiError
 
 log = structlog.get_logger("trusted_infrastructure.manager")
@@ -24,12 +28,24 @@ async def maintain(manager: Manager) -> None:
         clusters = all_clusters(connection)
     work = look_after if manager.settings.side == "trust_authority" else renew
     for cluster in clusters:
-        try:
-            await work(manager, cluster)
-        except VapiError as error:
-            log.warning("maintenance_incomplete", cluster=cluster.name, reason=error.reason, text=error.text)
-        except Exception as error:
-            log.error("maintenance_failed", cluster=cluster.name, type=type(error).__name__)
+        await attempt(cluster.name, work(manager, cluster))
+    if manager.settings.side == "workload":
+        await attempt("key providers", publish(manager))
+        for cluster in clusters:
+            await attempt(cluster.name, catch_up(manager, cluster))
+        await attempt("health of key providers", provider_health.check_trusted(manager))
+        await attempt("standard key providers", standard_provider_health.upkeep(manager))
+        await attempt("native key providers", native_push.upkeep(manager))
+
+
+async def attempt(what: str, work: Awaitable[None]) -> None:
+    """One piece of work; what goes wrong is logged. what: whom it is about."""
+    try:
+        await work
+    except VapiError as error:
+        log.warning("maintenance_incomplete", about=what, reason=error.reason, text=error.text)
+    except Exception as error:
+        log.error("maintenance_failed", about=what, type=type(error).__name__)
 
 
 async def repair(manager: Manager, cluster: Cluster) -> None:

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import sqlalchemy as sql
 
 from trusted_infrastructure.config.documents import Document, Generation
-from trusted_infrastructure.manager import assertions, audit_heads, desired, trust_authority
+from trusted_infrastructure.manager import (
+    assertions,
+    audit_heads,
+    desired,
+    key_delivery,
+    known_keys,
+    native_departures,
+    native_push,
+    provider_registry,
+    trust_authority,
+)
 from trusted_infrastructure.manager.comparison import Applied, deletion
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.desired import Change, Desired
@@ -59,6 +69,7 @@ async def join(context: Context, new: NewHost) -> Host:
             raise_above(connection, cluster, host, found)
         context.progress(30, f"{new.name} is a member and is given the configuration.")
         await restore(manager, cluster)
+    await native_push.push_all(manager, [host])
     return host
 
 
@@ -81,9 +92,16 @@ async def leave(manager: Manager, cluster: Cluster, host: Host) -> NodeError | N
         missed = await strip(manager, host)
         with manager.database.transaction() as connection:
             remove_host(connection, host)
+            given = native_departures.departed(connection, manager, host)
+            passed = known_keys.departed(connection, host.name)
             audit_heads.forget(connection, host.name)
             desired.write(connection, cluster, consequences(connection, manager, cluster))
-        await restore(manager, cluster)
+        try:
+            await restore(manager, cluster)
+        finally:
+            await native_push.push_all(manager)
+            await native_departures.withdraw_all(manager, host, given)
+            await key_delivery.take_back(manager, host.name, passed)
     return missed
 
 
@@ -100,7 +118,10 @@ def consequences(connection: sql.Connection, manager: Manager, cluster: Cluster)
     if manager.settings.side == "trust_authority":
         return trust_authority.membership(connection, cluster, hosts_of(connection, cluster))
     services = assertions.current_services(connection, cluster)
-    return assertions.changes(connection, manager, cluster, services)
+    return [
+        *assertions.changes(connection, manager, cluster, services),
+        *provider_registry.changes(connection, cluster),
+    ]
 
 
 def raise_above(connection: sql.Connection, cluster: Cluster, host: Host, found: Applied) -> None:

@@ -9,8 +9,8 @@ was acknowledged is in the database before any host is asked; and a repetition s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -36,12 +36,13 @@ log = structlog.get_logger("manager.replication")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a look at all hosts of a cluster found. bare: names of hosts that have no documents at all."""
+    """What a look at all hosts of a cluster found. kinds: of the documents that each host (name) that
+    answered has."""
 
     deviations: list[Deviation]
     failures: list[NodeError]
     hosts: list[Host]
-    bare: frozenset[str] = frozenset()
+    kinds: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def consistent(self) -> bool:
@@ -123,13 +124,12 @@ class Replication:
         results = await asyncio.gather(*(look(host) for host in hosts))
         failures = [result for result in results if isinstance(result, NodeError)]
         differing: list[Deviation] = []
-        bare = set()
+        kinds = {}
         for host, found in zip(hosts, results, strict=True):
             if isinstance(found, Applied):
                 differing += deviations(host.name, for_host(desired, host.name), found)
-                if all(item.deleted for item in found.documents):
-                    bare.add(host.name)
-        return Comparison(differing, failures, hosts, frozenset(bare))
+                kinds[host.name] = frozenset(item.kind for item in found.documents if not item.deleted)
+        return Comparison(differing, failures, hosts, kinds)
 
     async def send(self, host: str, documents: Sequence[Document], security_generation: int) -> int:
         """Sends documents to one host as they are; returns its security generation. Raises NodeError."""

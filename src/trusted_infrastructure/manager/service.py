@@ -15,18 +15,21 @@ from starlette.types import ASGIApp
 
 from trusted_infrastructure.audit import AuditLog
 from trusted_infrastructure.manager import principal
+from trusted_infrastructure.manager.accounts import Accounts
 from trusted_infrastructure.manager.audit_records import Auditor
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import Database
 from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
+from trusted_infrastructure.manager.key_delivery import serve_key_requests
 from trusted_infrastructure.manager.maintenance import maintain
 from trusted_infrastructure.manager.nodes import HttpNodes, Nodes
 from trusted_infrastructure.manager.operations import TABLE
 from trusted_infrastructure.manager.replication import Replication
 from trusted_infrastructure.manager.sessions import Sessions
 from trusted_infrastructure.manager.settings import ManagerSettings
+from trusted_infrastructure.manager.standard_key_servers import KeyServers
 from trusted_infrastructure.manager.tasks import Tasks
-from trusted_infrastructure.manager.users import LoginLimiter, Users
+from trusted_infrastructure.manager.users import LoginLimiter
 from trusted_infrastructure.manager.vapi.dispatch import explain
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.rest import RestApi
@@ -45,11 +48,12 @@ def build(settings: ManagerSettings, nodes: Nodes, clock: Callable[[], float] = 
 
     Raises Refusal for files that cannot be used."""
     database = Database(settings.database)
-    users = Users(settings.users)
+    users = Accounts(settings.users, database)
     tasks = Tasks(database, clock, settings.host, settings.task_retention, explain)
     interrupted = tasks.recover()
     if interrupted:
         log.warning("tasks_interrupted", count=interrupted)
+    secrets = DatabaseSecrets(settings.state_directory / "database-secrets.key")
     return Manager(
         settings=settings,
         clock=clock,
@@ -66,7 +70,8 @@ def build(settings: ManagerSettings, nodes: Nodes, clock: Callable[[], float] = 
             clock,
         ),
         principal=load_principal(settings),
-        secrets=DatabaseSecrets(settings.state_directory / "database-secrets.key"),
+        secrets=secrets,
+        key_servers=KeyServers(secrets, clock),
         table=TABLE,
     )
 
@@ -87,6 +92,7 @@ async def close(manager: Manager) -> None:
     """Stops tasks, closes connections."""
     await manager.tasks.close(TASK_GRACE)
     await manager.nodes.close()
+    manager.key_servers.close()
     manager.database.close()
 
 
@@ -122,11 +128,15 @@ def run(settings_path: Path) -> None:
             await watch(manager)
             await asyncio.sleep(settings.attestation_poll_interval)
 
+    async def key_requests() -> None:
+        await serve_key_requests(manager)
+
+    parts = [background, watching]
     serve(
         {settings.run_directory / "public.sock": application(manager)},
         allowed_users=settings.allowed_users,
         socket_group=group_id(settings.socket_group),
         lifespan=lifespan,
-        background=[background, watching],
+        background=[*parts, key_requests] if settings.side == "workload" else parts,
         not_http=lambda text: InvalidArgument("request", text).body(),
     )

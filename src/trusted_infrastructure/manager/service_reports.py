@@ -26,6 +26,14 @@ class ServiceReport(msgspec.Struct, frozen=True):
     details: list[str]
 
 
+class KeyReport(msgspec.Struct, frozen=True):
+    """What a host has of a primary key from one key server: its KMIP state, or why it was not given."""
+
+    primary_key_id: str
+    state: str
+    code: str
+
+
 class ServerReport(msgspec.Struct, frozen=True):
     """What a host knows of one key server."""
 
@@ -34,6 +42,7 @@ class ServerReport(msgspec.Struct, frozen=True):
     details: list[str]
     client_trust_server: bool
     server_trust_client: bool
+    keys: list[KeyReport] = []
 
 
 class ProviderReport(msgspec.Struct, frozen=True):

@@ -97,6 +97,13 @@ class Sessions:
             )
 
 
+def end_sessions(connection: sql.Connection, user: str, keep: str = "", password: str = "") -> None:
+    """Ends a user's sessions, but that with the digest `keep`, which goes on with the new password (hash)."""
+    own = sessions.c.user == user
+    connection.execute(sessions.delete().where(own & (sessions.c.digest != keep)))
+    connection.execute(sessions.update().where(own).values(password=digest(password)))
+
+
 def digest(secret: str) -> str:
     """SHA-256, hex. Session ids are 256 random bits, so nothing slower is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()

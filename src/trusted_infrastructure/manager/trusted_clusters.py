@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sql
 
 from trusted_infrastructure.config.documents import RegisteredService, TrustedKeyProvider
-from trusted_infrastructure.manager import assertions, desired
+from trusted_infrastructure.manager import assertions, desired, provider_defaults
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import trusted_key_providers
 from trusted_infrastructure.manager.desired import Change
@@ -77,7 +77,11 @@ def consequences(
 
 def provider_changes(connection: sql.Connection, cluster: Cluster, uses_kms: bool) -> list[Change]:
     """Hosts of a cluster with Key Provider Services know all trusted key providers of this manager."""
-    wanted = providers(connection) if uses_kms else {}
+    default = provider_defaults.default_of(connection, cluster)
+    groups = provider_groups(connection) if uses_kms else {}
+    wanted = {
+        name: TrustedKeyProvider(group=group, default=name == default) for name, group in groups.items()
+    }
     known = desired.contents(connection, cluster, PROVIDER_KIND, TrustedKeyProvider)
     written = [
         Change(PROVIDER_KIND, name, content) for name, content in wanted.items() if known.get(name) != content
@@ -85,10 +89,7 @@ def provider_changes(connection: sql.Connection, cluster: Cluster, uses_kms: boo
     return [*written, *(Change(PROVIDER_KIND, name, None) for name in known if name not in wanted)]
 
 
-def providers(connection: sql.Connection) -> dict[str, TrustedKeyProvider]:
-    """The trusted key providers that this manager knows, by name."""
+def provider_groups(connection: sql.Connection) -> dict[str, str]:
+    """The group of each trusted key provider that this manager knows, by name."""
     query = sql.select(trusted_key_providers).order_by(trusted_key_providers.c.name)
-    return {
-        row.name: TrustedKeyProvider(group=row.group_id, default=row.is_default)
-        for row in connection.execute(query)
-    }
+    return {row.name: row.group_id for row in connection.execute(query)}

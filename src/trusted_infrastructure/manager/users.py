@@ -7,31 +7,48 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import argon2
 import msgspec
 
+from trusted_infrastructure.manager.authorization import TRUSTED_ADMINS
+from trusted_infrastructure.manager.privileges import ALL_PRIVILEGES, TRUST_CHANGING
 from trusted_infrastructure.manager.vapi.errors import ServiceUnavailable, Unauthenticated
 
-ALL_PRIVILEGES = "*"
 HASH = argon2.PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
 # Two at a time: each needs 64 MiB, and logins must not take the machine from the API.
 PARALLEL_CHECKS = 2
 WAITING_LIMIT = 64
 
+Result = TypeVar("Result")
+
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A user. password: argon2 hash. privileges: privilege ids, or "*" for all. cluster: name or id of the
-    only cluster on which they hold; None for everywhere."""
+    """A user. password: argon2 hash. The other fields come from the inventory alone.
+
+    privileges: privilege ids, or "*" for all, which no permission takes away. cluster: name or id of the only
+    cluster on which they hold; None for everywhere. groups: names of groups that the inventory puts him in.
+    None: in TrustedAdmins if his privileges change the trusted infrastructure, as it was before there were
+    groups; an empty list keeps him out.
+    """
 
     name: str
     password: str
     privileges: list[str]
     cluster: str | None = None
+    groups: list[str] | None = None
 
-    def holds(self, privilege: str) -> bool:
-        """Whether the user has the privilege at all."""
-        return privilege in self.privileges or ALL_PRIVILEGES in self.privileges
+    def __repr__(self) -> str:
+        return f"User({self.name!r})"
+
+    @property
+    def fixed_groups(self) -> frozenset[str]:
+        """Groups that he is in by the inventory."""
+        if self.groups is not None:
+            return frozenset(self.groups)
+        changes_trust = TRUST_CHANGING.intersection(self.privileges) or ALL_PRIVILEGES in self.privileges
+        return frozenset({TRUSTED_ADMINS} if changes_trust else ())
 
 
 class UsersFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,13 +75,17 @@ class Users:
 
     def get(self, name: str) -> User | None:
         """The user of that name. Raises ServiceUnavailable when the file cannot be used."""
+        return self.of_inventory().get(name)
+
+    def of_inventory(self) -> dict[str, User]:
+        """All users of the file. Raises ServiceUnavailable when it cannot be used."""
         try:
             status = self._path.stat()
             version = (status.st_ino, status.st_mtime_ns, status.st_size)
             if self._read is None or self._read[0] != version:
                 content = msgspec.json.decode(self._path.read_bytes(), type=UsersFile)
                 self._read = (version, {user.name: user for user in content.users})
-            return self._read[1].get(name)
+            return self._read[1]
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             kind = error.strerror if isinstance(error, OSError) else "is not a users file"
             raise ServiceUnavailable(
@@ -75,18 +96,23 @@ class Users:
     async def check(self, name: str, password: str) -> User | None:
         """The user when the password is right, otherwise None. Raises ServiceUnavailable under a flood."""
         user = self.get(name)
+        right = await self._in_turn(verify, user.password if user else self._nobody, password)
+        return user if right and user else None
+
+    async def hash(self, password: str) -> str:
+        """Argon2id hash of a new password. Raises ServiceUnavailable under a flood."""
+        return await self._in_turn(hash_password, password)
+
+    async def _in_turn(self, work: Callable[..., Result], *arguments: str) -> Result:
+        """Runs work on passwords beside the event loop, a few at a time."""
         if self._waiting >= WAITING_LIMIT:
             raise ServiceUnavailable("Too many logins at once; try again.", reason="too_many_logins")
         self._waiting += 1
         try:
-            return await self._checked(user, password)
+            async with self._checks:
+                return await asyncio.to_thread(work, *arguments)
         finally:
             self._waiting -= 1
-
-    async def _checked(self, user: User | None, password: str) -> User | None:
-        async with self._checks:
-            right = await asyncio.to_thread(verify, user.password if user else self._nobody, password)
-        return user if right and user else None
 
 
 def verify(hashed: str, password: str) -> bool:

@@ -96,6 +96,18 @@ def verify_token(
     if kid not in keys:
         raise Refusal("token_invalid", f"no known attestation service has key {kid[:64]!r}", status=401)
     claims = verify(token, keys[kid], TokenClaims, "token_invalid")
+    check_token(claims, kid, audience, now, issuers)
+    return claims
+
+
+def check_token(
+    claims: TokenClaims,
+    kid: str,
+    audience: str,
+    now: int,
+    issuers: Mapping[str, Collection[str]] | None = None,
+) -> None:
+    """All of `verify_token` but the signature: of claims that key `kid` signed. Raises as it does."""
     if issuers is not None and claims.iss not in issuers.get(kid, ()):
         raise Refusal("token_invalid", f"key {kid} does not belong to issuer {claims.iss!r}", status=401)
     if claims.aud != audience:
@@ -106,4 +118,3 @@ def verify_token(
         raise Refusal("token_invalid", "not valid yet: compare the clocks of the hosts", status=401)
     if now >= claims.exp:
         raise Refusal("token_expired", f"ended {now - claims.exp} s ago", "Attest again.", status=401)
-    return claims

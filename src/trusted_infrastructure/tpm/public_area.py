@@ -27,7 +27,8 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 MAXIMUM_SIZE = 1024  # a P-521 or RSA-4096 area takes under 700 bytes; more is not a key of ours
 MAXIMUM_DIGEST = 64
-RH_ENDORSEMENT = 0x4000000B  # Part 2, 7.4 (TPM_RH)
+RH_OWNER = 0x40000001  # Part 2, 7.4 (TPM_RH)
+RH_ENDORSEMENT = 0x4000000B
 
 
 class Attributes(IntFlag):

@@ -25,7 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ GRACE = 6
 HARD_STOP = 9.0
 MODE_PROXY = 0o660
 MODE_ROOT = 0o600
+MODE_USERS = 0o666  # who connects is judged by the kernel's word, not by the file's mode
 
 NotHttp = Callable[[str], object]
 Background = Callable[[], Coroutine[Any, Any, None]]
@@ -74,8 +75,9 @@ class Program:
 class Doors:
     """The sockets of a service, and who may connect: what several processes have in common.
 
-    paths: socket paths. root_only: those of them that only root may use (0600); the others are 0660 and open
-    to `allowed_uids`. socket_group: see `listen`. not_http: from a reason to the JSON body of the 400 that
+    paths: socket paths. root_only: those of them that only root may use (0600); own_uids: those that root and
+    users of their own may use; the others are 0660 and open to `allowed_uids`. socket_group: see `listen`.
+    not_http: from a reason to the JSON body of the 400 that
     answers what is not HTTP.
     """
 
@@ -84,6 +86,7 @@ class Doors:
     allowed_uids: frozenset[int] = frozenset()
     socket_group: int | None = None
     not_http: NotHttp = error_body
+    own_uids: Mapping[Path, frozenset[int]] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[dict[Path, socket.socket]]:
@@ -91,8 +94,7 @@ class Doors:
         bound: dict[Path, socket.socket] = {}
         try:
             for path in self.paths:
-                mode = MODE_ROOT if path in self.root_only else MODE_PROXY
-                bound[path] = listen(path, mode, self.socket_group)
+                bound[path] = listen(path, self.mode(path), self.socket_group)
             yield bound
         finally:
             for path, listener in bound.items():
@@ -101,7 +103,15 @@ class Doors:
 
     def uids(self, path: Path) -> frozenset[int]:
         """Who may connect to `path`."""
+        if path in self.own_uids:
+            return self.own_uids[path] | {0}
         return frozenset({0}) if path in self.root_only else self.allowed_uids
+
+    def mode(self, path: Path) -> int:
+        """Mode of the socket."""
+        if path in self.own_uids:
+            return MODE_USERS
+        return MODE_ROOT if path in self.root_only else MODE_PROXY
 
 
 class CheckedProtocol(HttpToolsProtocol):
@@ -116,6 +126,8 @@ class CheckedProtocol(HttpToolsProtocol):
         uid = peer_uid(transport)
         self.admitted = uid in self.allowed_uids
         if self.admitted:
+            # `request.state.peer_uid`: for sockets whose callers differ in what they may.
+            self.app_state = {**self.app_state, "peer_uid": uid}
             super().connection_made(cast(asyncio.Transport, transport))
         else:
             log.warning("peer_refused", socket=self.socket_path, uid=uid)
@@ -245,6 +257,7 @@ def serve(
     *,
     root_only: Collection[Path] = (),
     allowed_users: Iterable[str | int] = DEFAULT_USERS,
+    own_users: Mapping[Path, Iterable[str | int]] | None = None,
     socket_group: int | None = None,
     lifespan: Lifespan | None = None,
     background: Sequence[Background] = (),
@@ -253,15 +266,23 @@ def serve(
     """Serve until SIGTERM or SIGINT, then finish requests and return. Blocks; the last act of a process,
     which the kernel ends 9 s after the signal at the latest.
 
-    apps: socket path -> application. root_only: those of the paths that only root may use (0600); the others
-    are 0660 and open to `allowed_users`. socket_group: see `listen`.
+    apps: socket path -> application. root_only: those of the paths that only root may use (0600); own_users:
+    those that root and the users given there may use; the others are 0660 and open to `allowed_users`.
+    socket_group: see `listen`.
     lifespan: entered before the first connection is accepted, left after the last answer.
     background: endless tasks that run beside the applications. One that ends, or fails, ends the service:
     a service whose renewal died must not look healthy; systemd starts it again.
     not_http: from a reason to the JSON body of the 400 that answers what is not HTTP.
     Raises Refusal (`socket_unusable`, what lifespan raises, `service_part_ended`).
     """
-    doors = Doors(tuple(apps), frozenset(root_only), user_ids(allowed_users), socket_group, not_http)
+    doors = Doors(
+        tuple(apps),
+        frozenset(root_only),
+        user_ids(allowed_users),
+        socket_group,
+        not_http,
+        {path: user_ids(users) for path, users in (own_users or {}).items()},
+    )
     serve_alone(doors, Program(apps, lifespan, background))
 
 

@@ -29,11 +29,13 @@ from trusted_infrastructure.host.tpm_values import (
     AttestationKey,
     EndorsementKey,
     EndorsementKeyType,
+    SealedData,
     SignedQuote,
     TpmProperties,
 )
 from trusted_infrastructure.host.tpm_worker import TpmWorker
 from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.tpm.policy import SignedPcrPolicy
 
 HOST = "host1"
 EVENT_LOG = b"event log"
@@ -48,6 +50,7 @@ class FakeTpm:
     fault: Refusal | None = None
     made: int = 0
     proofs: int = 0
+    sealed: list[bytes] = field(default_factory=list)
 
     def endorsement_key(self, key_type: EndorsementKeyType) -> EndorsementKey:
         self._check()
@@ -86,6 +89,16 @@ class FakeTpm:
     def properties(self) -> TpmProperties:
         self._check()
         return TpmProperties(2, 0, "1.64", "IBM", "SW TPM", "1.2.3.4", {"sha256": tuple(range(24))})
+
+    def seal(self, secret: bytes, policy: bytes) -> SealedData:
+        self._check()
+        self.sealed.append(secret)
+        number = len(self.sealed).to_bytes(2, "big")
+        return SealedData("ECC_NIST_P_256", self.serial.encode(), policy, number)
+
+    def unseal(self, sealed: SealedData, policy: SignedPcrPolicy) -> bytes:
+        self._check()
+        return self.sealed[int.from_bytes(sealed.private, "big") - 1]
 
     def _check(self) -> None:
         if self.fault is not None:

@@ -356,8 +356,8 @@ def test_a_key_check_makes_and_opens_one_key(host: SoftwareHost) -> None:
     attest(host)
     assert key_check(host) == "OK"
     assert host.services[0].calls[-3:].count("create") + host.services[0].calls[-3:].count("unwrap") == 2
-    assert host.agent.last_key_check is not None
-    assert host.agent.last_key_check.provider == PROVIDER
+    assert host.agent.host_keys.last_check is not None
+    assert host.agent.host_keys.last_check.provider == PROVIDER
 
 
 def test_a_key_check_before_any_attestation_is_not_attested(host: SoftwareHost) -> None:

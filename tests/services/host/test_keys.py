@@ -17,7 +17,7 @@ from services.host.trust_authority import GROUP, PROVIDER, SCOPE, TrustAuthority
 from services.side_authority import NOW, SideAuthority
 
 from trusted_infrastructure import wrapping
-from trusted_infrastructure.host.keys import KeyEncryptionKey
+from trusted_infrastructure.host.key_encryption_keys import KeyEncryptionKey
 from trusted_infrastructure.messages import KeyAnswer
 from trusted_infrastructure.refusal import Refusal, Unavailable
 

@@ -18,7 +18,7 @@ from services.host.software_host import HOST, FakeTpm, SoftwareHost
 from services.host.trust_authority import PROVIDER
 from services.side_authority import NOW, SideAuthority, forwarded
 
-from trusted_infrastructure.host.management import local_application, management_application
+from trusted_infrastructure.host.management import BODY_LIMIT, local_application, management_application
 from trusted_infrastructure.host.tpm_worker import TpmWorker
 from trusted_infrastructure.identity import LeafVerifier
 from trusted_infrastructure.refusal import Refusal, Unavailable
@@ -184,7 +184,7 @@ def test_bad_bodies_name_the_field(manager: AsgiClient, name: str) -> None:
 
 
 def test_a_large_body_is_refused(manager: AsgiClient) -> None:
-    answer = manager.post(f"{BASE}/key-check", content=b" " * 20_000)
+    answer = manager.post(f"{BASE}/key-check", content=b" " * (BODY_LIMIT + 1))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 

@@ -5,6 +5,7 @@ refuse, to lie and to be away. Verdicts on the evidence come from `judge`, for t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import os
@@ -32,6 +33,9 @@ from trusted_infrastructure.messages import (
     CreateKeyRequest,
     Evidence,
     KeyAnswer,
+    KeyUsageReport,
+    PrimaryKeyIds,
+    RewrapKeyRequest,
     UnwrapKeyRequest,
 )
 from trusted_infrastructure.refusal import Refusal
@@ -73,10 +77,14 @@ class TrustAuthorityHost:
     judge: Judge = trust_the_quote
     protect: Protect = open_secret
     primary_key: bytes = b"\1" * 32
+    primary_key_id: str = "key-1"
+    previous: dict[str, bytes] = field(default_factory=dict)
+    compromised: set[str] = field(default_factory=set)
 
     away: bool = False
     refuse_attestation: Refusal | None = None
     refuse_key: Refusal | None = None
+    refuse_usage: Refusal | None = None
     base_image: str = "image-1"
     lifetime: int = 3600
     security_generation: int = 1
@@ -92,6 +100,7 @@ class TrustAuthorityHost:
 
     calls: list[str] = field(default_factory=list)
     unwrapped: list[bytes] = field(default_factory=list)
+    reports: list[tuple[str, dict[str, int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.token_key = ec.generate_private_key(ec.SECP256R1())
@@ -109,6 +118,7 @@ class TrustAuthorityHost:
                 Route("/attestation/v1/keys", self._attestation_keys, methods=["GET"]),
                 Route("/attestation/v1/generation", self._generation, methods=["GET"]),
                 Route("/kms/v1/providers/{provider}/keys", self._key, methods=["POST"]),
+                Route("/kms/v1/providers/{provider}/usage", self._usage, methods=["POST"]),
                 Route("/kms/v1/keys", self._response_keys, methods=["GET"]),
             ]
         )
@@ -240,13 +250,45 @@ class TrustAuthorityHost:
         if self.refuse_key is not None:
             raise self.refuse_key
         body = await request.body()
+        claims, jti = self._authorized(request, body, "keys")
+        return JSONAnswer(self._answer(action, provider, body, claims, jti))
+
+    async def _usage(self, request: Request) -> Response:
+        self.calls.append("usage")
+        if self.refuse_usage is not None:
+            raise self.refuse_usage
+        body = await request.body()
+        self._authorized(request, body, "usage")
+        self.reports.append((request.path_params["provider"], messages.decode(body, KeyUsageReport).keys))
+        return JSONAnswer(
+            PrimaryKeyIds(
+                primary_key_id=self.primary_key_id,
+                previous=list(self.previous),
+                compromised=sorted(self.compromised),
+            )
+        )
+
+    def _authorized(self, request: Request, body: bytes, what: str) -> tuple[TokenClaims, str]:
+        """The token's claims and the proof's id."""
         token = request.headers["authorization"].removeprefix("DPoP ")
         claims = tokens.verify_token(token, self.token_keys(), self.group, self.now())
-        url = f"{self.url}/kms/v1/providers/{provider}/keys"
-        jti = tokens.verify_proof(
-            request.headers["dpop"], "POST", url, body, token, claims.cnf.jkt, self.now()
-        )
-        return JSONAnswer(self._answer(action, provider, body, claims, jti))
+        url = f"{self.url}/kms/v1/providers/{request.path_params['provider']}/{what}"
+        proof = request.headers["dpop"]
+        return claims, tokens.verify_proof(proof, "POST", url, body, token, claims.cnf.jkt, self.now())
+
+    def rotate(self, key_id: str, primary_key: bytes, *, compromise: bool = False) -> None:
+        """A new primary key; the old one opens what it wrapped."""
+        self.previous[self.primary_key_id] = self.primary_key
+        if compromise:
+            self.compromised.update(self.previous)
+        self.primary_key_id, self.primary_key = key_id, primary_key
+
+    def _opened(self, wrapped_key: bytes) -> tuple[wrapping.WrappedKeyHeader, bytes]:
+        primary_key_id = wrapping.parse(wrapped_key).header.primary_key_id
+        keys = self.previous | {self.primary_key_id: self.primary_key}
+        if primary_key_id not in keys:
+            raise Refusal("primary_key_unavailable", f"no primary key {primary_key_id!r}")
+        return wrapping.unwrap(keys[primary_key_id], wrapped_key)
 
     def _answer(self, action: str, provider: str, body: bytes, claims: TokenClaims, jti: str) -> KeyAnswer:
         wrapped: bytes | None = None
@@ -255,13 +297,29 @@ class TrustAuthorityHost:
             kek, target = os.urandom(32), asked.hpke_public_key
             header = self.change_wrapping(
                 wrapping.WrappedKeyHeader(
-                    provider, "key-1", secrets.token_hex(8), asked.object_label, claims.scope, os.urandom(32)
+                    provider,
+                    self.primary_key_id,
+                    secrets.token_hex(8),
+                    asked.object_label,
+                    claims.scope,
+                    os.urandom(32),
                 )
             )
             wrapped = wrapping.wrap(self.primary_key, header, kek)
+        elif action == "rewrap":
+            rewrap = messages.decode(body, RewrapKeyRequest)
+            before, kek = self._opened(rewrap.wrapped_key)
+            target = rewrap.hpke_public_key
+            if before.primary_key_id in self.compromised:
+                raise Refusal("primary_key_compromised", "make a new key", status=409)
+            header = self.change_wrapping(
+                dataclasses.replace(before, primary_key_id=self.primary_key_id, salt=os.urandom(32))
+            )
+            same = before.primary_key_id == self.primary_key_id
+            wrapped = rewrap.wrapped_key if same else wrapping.wrap(self.primary_key, header, kek)
         else:
             unwrap = messages.decode(body, UnwrapKeyRequest)
-            header, kek = wrapping.unwrap(self.primary_key, unwrap.wrapped_key)
+            header, kek = self._opened(unwrap.wrapped_key)
             target = unwrap.hpke_public_key
         self.unwrapped.append(kek)
         service_id = self.service_id("key-provider-service")

@@ -31,6 +31,7 @@ from trusted_infrastructure.config.documents import (
     KmipServer,
     NetworkAddress,
     Peer,
+    PreviousPrimaryKey,
     Scope,
     StsPrincipal,
     StsPrincipalId,
@@ -41,7 +42,13 @@ from trusted_infrastructure.config.snapshot import Snapshot, publish, snapshot_o
 from trusted_infrastructure.key_provider.service import Settings
 from trusted_infrastructure.kmip.connection import KeyServer
 from trusted_infrastructure.kmip.pool import PrimaryKey
-from trusted_infrastructure.messages import CreateKeyRequest, KeyAnswer, UnwrapKeyRequest
+from trusted_infrastructure.messages import (
+    CreateKeyRequest,
+    KeyAnswer,
+    KeyUsageReport,
+    RewrapKeyRequest,
+    UnwrapKeyRequest,
+)
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SealingKey
 from trusted_infrastructure.tokens import Confirmation, PublicKey, SealingTarget, TokenClaims
@@ -51,6 +58,9 @@ GROUP = "group-1"
 PRIMARY_KEY = bytes(range(50, 82))
 KEY_ID = "1001"
 CHECK_VALUE = wrapping.check_value(PRIMARY_KEY, KEY_ID)
+# The primary key that the provider was rotated from, where a test says so.
+PREVIOUS_KEY = bytes(range(90, 122))
+PREVIOUS_ID = "900"
 EK = hashlib.sha256(b"ek of host1").hexdigest()
 URL = "https://ta1/kms/v1/providers/finance/keys"
 SERVICE_ID = "key-provider@ta1"
@@ -164,6 +174,13 @@ def provider(**changes: Any) -> KeyProvider:
     return msgspec.structs.replace(made, **changes)
 
 
+def rotated(*, compromised: bool = False, **changes: Any) -> KeyProvider:
+    """The provider after a rotation from PREVIOUS_ID."""
+    value = wrapping.check_value(PREVIOUS_KEY, PREVIOUS_ID)
+    previous = PreviousPrimaryKey(PREVIOUS_ID, value, NOW - 3600, compromised)
+    return provider(previous_keys=[previous], **changes)
+
+
 def denied(host: str = "host9", ek_digest: str = "0" * 64) -> DeniedHost:
     return DeniedHost(host=host, ek_digest=ek_digest)
 
@@ -221,6 +238,14 @@ class Host:
         message = UnwrapKeyRequest(wrapped_key=wrapped_key, hpke_public_key=self.sealing_key.public_bytes())
         return messages.encode(message)
 
+    def rewrap_body(self, wrapped_key: bytes) -> bytes:
+        message = RewrapKeyRequest(wrapped_key=wrapped_key, hpke_public_key=self.sealing_key.public_bytes())
+        return messages.encode(message)
+
+    def usage_body(self, **keys: int) -> bytes:
+        """A report; a primary key's id has an underscore before it."""
+        return messages.encode(KeyUsageReport(keys={name.lstrip("_"): count for name, count in keys.items()}))
+
     def open(
         self, key_answer: KeyAnswer, body: bytes, token: str, proof: str, response_key: PublicKey
     ) -> bytes:
@@ -245,7 +270,7 @@ class Host:
 
 
 def wrapped_key(**changes: Any) -> bytes:
-    """A wrapped key of the provider, around 32 bytes of 7."""
+    """A wrapped key of the provider, around 32 bytes of 7. Under PREVIOUS_ID: by that key."""
     values: dict[str, Any] = {
         "provider": "finance",
         "primary_key_id": KEY_ID,
@@ -255,15 +280,22 @@ def wrapped_key(**changes: Any) -> bytes:
         "salt": bytes(32),
     }
     header = wrapping.WrappedKeyHeader(**{**values, **changes})
-    return wrapping.wrap(PRIMARY_KEY, header, bytes([7] * 32))
+    primary_key = PREVIOUS_KEY if header.primary_key_id == PREVIOUS_ID else PRIMARY_KEY
+    return wrapping.wrap(primary_key, header, bytes([7] * 32))
 
 
 @dataclass
 class FakeKeyServer:
-    """A key server in this process. material: what it gives; refusal: what it says; asked: how often."""
+    """A key server in this process. material: what it gives; state: of what it gives; refusal: what it says.
+
+    others: keys under other ids. states: of a key alone. refusals: of a key alone. asked: how often."""
 
     name: str = "kms1"
     material: bytes = PRIMARY_KEY
+    state: str = "ACTIVE"
+    others: dict[str, bytes] = field(default_factory=lambda: {PREVIOUS_ID: PREVIOUS_KEY})
+    states: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
     refusal: Refusal | None = None
     asked: int = 0
     closed: bool = False
@@ -274,9 +306,11 @@ class FakeKeyServer:
 
     def primary_key(self, key_id: str) -> PrimaryKey:
         self.asked += 1
-        if self.refusal is not None:
-            raise self.refusal
-        return PrimaryKey(key_id, self.name, self.material)
+        refusal = self.refusal or self.refusals.get(key_id)
+        if refusal is not None:
+            raise refusal
+        state = self.states.get(key_id, self.state)
+        return PrimaryKey(key_id, self.name, self.others.get(key_id, self.material), state)
 
     def close(self) -> None:
         self.closed = True

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from services.key_provider.harness import (
     EK,
+    KEY_ID,
     NOW,
+    PREVIOUS_ID,
     AttestationKey,
     Authority,
     Host,
@@ -25,12 +27,15 @@ from services.key_provider.harness import (
     denied,
     principal,
     provider,
+    rotated,
     scope,
     wrapped_key,
 )
 from services.key_provider.running import PATH, Service
 
 from trusted_infrastructure import tokens
+from trusted_infrastructure.kmip.connection import KeyServer
+from trusted_infrastructure.kmip.session import KeyServerRefusal
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.sealing import SealingKey
 from trusted_infrastructure.tokens import Confirmation, SealingTarget
@@ -480,9 +485,130 @@ WRAPPED_KEY: dict[str, Mutation] = {
     "of another version": Mutation("wrapped_key_invalid", body=unwrap(b"TIWK\2" + wrapped_key()[5:])),
     "of another algorithm": Mutation("wrapped_key_invalid", body=unwrap(b"TIWK\1\2" + wrapped_key()[6:])),
     "of 7 KiB": Mutation("wrapped_key_invalid", body=unwrap(wrapped_key() + bytes(7000))),
+    "of a primary key before": Mutation(
+        "primary_key_unavailable", body=unwrap(wrapped_key(primary_key_id="7"))
+    ),
+    "of a primary key that was given up": Mutation(
+        "primary_key_unavailable", body=unwrap(wrapped_key(primary_key_id=PREVIOUS_ID))
+    ),
     "of another provider": Mutation("wrapped_key_invalid", body=unwrap(wrapped_key(provider="hr"))),
     "of another scope": Mutation("scope_mismatch", body=unwrap(wrapped_key(scope="cluster-b"))),
 }
+
+PREVIOUS = wrapped_key(primary_key_id=PREVIOUS_ID)
+AFTER_ROTATION = put("key_provider", "finance", rotated())
+AFTER_COMPROMISE = put("key_provider", "finance", rotated(compromised=True))
+
+
+def rewrap(data: bytes) -> Callable[[Host], bytes]:
+    return lambda host: host.rewrap_body(data)
+
+
+def rewrapping(code: str, **row: Any) -> Mutation:
+    """A request to wrap again what the provider wrapped before its rotation; good but for `row`."""
+    values = {"prepare": AFTER_ROTATION, "body": rewrap(PREVIOUS), "query": "?action=rewrap", **row}
+    return Mutation(code, **values)
+
+
+# What differs from unwrapping; all rows above hold for every action (test_authorization.py).
+REWRAP: dict[str, Mutation] = {
+    "without a rotation": rewrapping("primary_key_unavailable", prepare=None),
+    "under a compromised primary key": rewrapping("primary_key_compromised", prepare=AFTER_COMPROMISE),
+    "under an unknown primary key": rewrapping(
+        "primary_key_unavailable", body=rewrap(wrapped_key(primary_key_id="7"))
+    ),
+    "of another scope": rewrapping(
+        "scope_mismatch", body=rewrap(wrapped_key(primary_key_id=PREVIOUS_ID, scope="cluster-b"))
+    ),
+    "of another provider": rewrapping(
+        "wrapped_key_invalid", body=rewrap(wrapped_key(primary_key_id=PREVIOUS_ID, provider="hr"))
+    ),
+    "cut": rewrapping("wrapped_key_invalid", body=rewrap(PREVIOUS[:-1])),
+    "unwrap's action in capitals": rewrapping("malformed_request", query="?action=Rewrap", known=False),
+    "with unwrap beside it": rewrapping(
+        "malformed_request", query="?action=rewrap&action=unwrap", known=False
+    ),
+    "create's body": rewrapping("malformed_request", body=lambda host: host.create_body()),
+    "another key to seal to": rewrapping(
+        "proof_mismatch",
+        body=lambda host: replace_key(host, SealingKey.generate(host.suite)).rewrap_body(PREVIOUS),
+    ),
+    "body exchanged": rewrapping("proof_mismatch", sent=b"{}"),
+    "stolen token": rewrapping("proof_mismatch", proof=stolen),
+    "ended token": rewrapping("token_expired", claims={"exp": NOW - 1}, known=False),
+    "provider not of the scope": rewrapping(
+        "provider_denied", prepare=put("scope", "cluster-a", scope(providers=["hr"]))
+    ),
+}
+
+USAGE_PATH = PATH.replace("/keys", "/usage")
+REPORT = b'{"version":1,"keys":{"1001":3,"900":1}}'
+
+
+def reporting(code: str, **row: Any) -> Mutation:
+    """A usage report, good but for `row`."""
+    values = {
+        "prepare": AFTER_ROTATION,
+        "body": lambda _host: REPORT,
+        "path": USAGE_PATH,
+        "query": "",
+        "proof": url(f"https://ta1{USAGE_PATH}"),
+        **row,
+    }
+    return Mutation(code, **values)
+
+
+USAGE: dict[str, Mutation] = {
+    "no token": reporting("token_invalid", known=False, headers=lambda _token, proof: [("DPoP", proof)]),
+    "ended token": reporting("token_expired", known=False, claims={"exp": NOW - 1}),
+    "token of another cluster": reporting("token_audience", known=False, claims={"aud": "group-2"}),
+    "proof for the keys": reporting("proof_mismatch", proof=url(URL)),
+    "stolen token": reporting("proof_mismatch", proof=stolen),
+    "body exchanged": reporting("proof_mismatch", sent=b'{"version":1,"keys":{}}'),
+    "denied host": reporting("host_denied", prepare=put("denied_host", "host1", denied("host1"))),
+    "provider that is not there": reporting("provider_unknown", prepare=put("key_provider", "finance", None)),
+    "provider not of the scope": reporting(
+        "provider_denied", prepare=put("scope", "cluster-a", scope(providers=["hr"]))
+    ),
+    "not JSON": reporting("malformed_request", body=lambda _host: b"keys"),
+    "a negative count": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{"1001":-1}}'
+    ),
+    "a count that is none": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{"1001":"3"}}'
+    ),
+    "a primary key twice": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{"a":1,"a":0}}'
+    ),
+    "for another host": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"host":"host2"}'
+    ),
+    "too many primary keys": reporting(
+        "malformed_request",
+        body=lambda _host: msgspec.json.encode({"version": 1, "keys": {str(i): 1 for i in range(65)}}),
+    ),
+    "too large": reporting("request_too_large", known=False, sent=b"x" * (64 * 1024 + 1)),
+}
+
+
+def key_servers_say(key_id: str, refusal: Refusal) -> Callable[[Service], None]:
+    """After a rotation: all key servers say this of one primary key."""
+
+    def change(service: Service) -> None:
+        AFTER_ROTATION(service)
+        for server in service.servers:
+            server.refusals[key_id] = refusal
+
+    return change
+
+
+def deactivated(service: Service) -> None:
+    AFTER_ROTATION(service)
+    for server in service.servers:
+        server.states[KEY_ID] = "DEACTIVATED"
+
+
+KMS = KeyServer("kms1", "127.0.0.1", 5696)
 
 # Token and proof are good: these are found out with the key at hand, so a key server may have been asked.
 OPENED: dict[str, Mutation] = {
@@ -499,17 +625,44 @@ OPENED: dict[str, Mutation] = {
     "salt changed": Mutation(
         "wrapped_key_invalid", body=unwrap(wrapped_key().replace(bytes(32), b"\1" + bytes(31)))
     ),
-    "of a primary key before": Mutation(
-        "primary_key_unavailable", body=unwrap(wrapped_key(primary_key_id="7"))
-    ),
     "key server says that its key is not active": Mutation(
-        "primary_key_state", prepare=servers(Refusal("primary_key_state", "DEACTIVATED"))
+        "primary_key_state", prepare=servers(Refusal("primary_key_state", "PRE_ACTIVE"))
     ),
     "no key server answers": Mutation(
         "key_server_unreachable",
         prepare=servers(Unavailable("key_server_unreachable", "down")),
     ),
     "key server gives another key": Mutation("primary_key_mismatch", prepare=other_key),
+    "key server has no such key": Mutation(
+        "key_missing", prepare=servers(KeyServerRefusal(KMS, "ITEM_NOT_FOUND", "no such object"))
+    ),
+    "key server says that its key is compromised": Mutation(
+        "key_compromised", prepare=servers(Refusal("key_compromised", "COMPROMISED"))
+    ),
+    "key server says that its key is destroyed": Mutation(
+        "key_destroyed", prepare=servers(KeyServerRefusal(KMS, "OBJECT_DESTROYED", "gone"))
+    ),
+    "a new key under a deactivated one": Mutation(
+        "key_deactivated", query="?action=create", body=lambda h: h.create_body(), prepare=deactivated
+    ),
+    "rewrapped under a deactivated one": rewrapping("key_deactivated", prepare=deactivated),
+    "rewrapped, but the earlier key is compromised": rewrapping(
+        "key_compromised", prepare=key_servers_say(PREVIOUS_ID, Refusal("key_compromised", "COMPROMISED"))
+    ),
+    "rewrapped, but the earlier key is gone": rewrapping(
+        "key_missing", prepare=key_servers_say(PREVIOUS_ID, KeyServerRefusal(KMS, "ITEM_NOT_FOUND", "no"))
+    ),
+    "rewrapped, but no server has the key of now": rewrapping(
+        "key_missing", prepare=key_servers_say(KEY_ID, KeyServerRefusal(KMS, "ITEM_NOT_FOUND", "no"))
+    ),
+    "rewrapped with a changed tag": rewrapping(
+        "wrapped_key_invalid", body=rewrap(PREVIOUS[:-1] + bytes([PREVIOUS[-1] ^ 1]))
+    ),
+    "of an earlier primary key by its name only": Mutation(
+        "wrapped_key_invalid",
+        prepare=AFTER_ROTATION,
+        body=unwrap(wrapped_key().replace(b"\0\x041001", b"\0\x03900")),
+    ),
     "object label changed": Mutation(
         "wrapped_key_invalid", body=unwrap(wrapped_key().replace(b"machine 1", b"machine 2"))
     ),

@@ -128,5 +128,4 @@ def running(folder: Path) -> Iterator[Service]:
     try:
         yield made
     finally:
-        parts.state.primary_keys.close()
-        parts.audit.close()
+        parts.close()

@@ -12,7 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from services.key_provider.harness import (
     EK,
+    KEY_ID,
     NOW,
+    PREVIOUS_ID,
     URL,
     AttestationKey,
     Authority,
@@ -21,18 +23,24 @@ from services.key_provider.harness import (
     denied,
     principal,
     provider,
+    rotated,
     scope,
     wrapped_key,
 )
 
+from trusted_infrastructure import messages
 from trusted_infrastructure.key_provider.authorization import (
     SUITE_STRENGTH,
+    Action,
     Authorization,
     KeyRequest,
     Knowledge,
+    ReportAuthorization,
     authenticate,
     authorize,
+    authorize_report,
 )
+from trusted_infrastructure.messages import KeyUsageReport
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SUITES, SealingKey
 from trusted_infrastructure.tokens import Confirmation, SealingTarget
@@ -44,7 +52,7 @@ class Case:
 
     authority: Authority = field(default_factory=Authority)
     now: int = NOW
-    create: bool = False
+    action: Action = "unwrap"
     risen: dict[int, int] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
     url: str = URL
@@ -73,15 +81,25 @@ class Case:
             body=self.sent_body if self.sent_body is not None else body,
             token=token,
             proof=proof,
-            create=self.create,
+            action=self.action,
         )
 
     def _body(self) -> bytes:
-        return self.host.create_body() if self.create else self.host.unwrap_body(wrapped_key())
+        bodies: dict[Action, Callable[[], bytes]] = {
+            "create": self.host.create_body,
+            "unwrap": lambda: self.host.unwrap_body(wrapped_key()),
+            "rewrap": lambda: self.host.rewrap_body(wrapped_key()),
+            "usage": lambda: self.host.usage_body(_1001=2),
+        }
+        return bodies[self.action]()
 
     def run(self) -> Authorization:
         request, knowledge = self.request(), self.knowledge()
         return authorize(request, authenticate(request, knowledge, self.now), knowledge, self.now)
+
+    def report(self) -> ReportAuthorization:
+        request, knowledge = self.request(), self.knowledge()
+        return authorize_report(request, authenticate(request, knowledge, self.now), knowledge, self.now)
 
 
 def with_document(kind: str, document_id: str, content: Any, **case: Any) -> Case:
@@ -247,7 +265,7 @@ REFUSED: dict[str, tuple[Case, str, str]] = {
     ),
     "create as unwrap": (Case(body=lambda h: h.create_body()), "malformed_request", "object_label"),
     "unwrap as create": (
-        Case(create=True, body=lambda h: h.unwrap_body(wrapped_key())),
+        Case(action="create", body=lambda h: h.unwrap_body(wrapped_key())),
         "malformed_request",
         "wrapped_key",
     ),
@@ -295,13 +313,113 @@ def test_refused(name: str) -> None:
     assert refused.value.status != 500
 
 
-@pytest.mark.parametrize("create", [True, False])
-def test_allowed(create: bool) -> None:
-    found = Case(create=create).run()
+@pytest.mark.parametrize("action", ["create", "rewrap"])
+@pytest.mark.parametrize("name", [name for name, (case, _code, _words) in REFUSED.items() if not case.body])
+def test_every_action_passes_the_same_steps(name: str, action: Action) -> None:
+    case, code, _words = REFUSED[name]
+    with pytest.raises(Refusal) as refused:
+        replaced(case, action).run()
+    assert refused.value.code == code
+
+
+OF_STEP_9 = {"classical where hybrid is asked", "weaker hybrid", "unknown suite", "unknown minimum"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, (case, _code, _words) in REFUSED.items() if not case.body and name not in OF_STEP_9],
+)
+def test_a_usage_report_passes_steps_1_to_8(name: str) -> None:
+    case, code, _words = REFUSED[name]
+    with pytest.raises(Refusal) as refused:
+        replaced(case, "usage").report()
+    assert refused.value.code == code
+
+
+def replaced(case: Case, action: Action) -> Case:
+    """The same case with another action, and its own host."""
+    made, host = replace(case, action=action), case.host
+    made.host = host
+    return made
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "body"),
+        (b"[]", "body"),
+        (b'{"version":1}', "keys"),
+        (b'{"version":1,"keys":{"1001":1},"more":1}', "more"),
+        (b'{"version":1,"keys":{"1001":-1}}', "-1"),
+        (b'{"version":1,"keys":{"1001":2147483648}}', "2147483648"),
+        (b'{"version":1,"keys":{"1001":1.5}}', "keys"),
+        (b'{"version":1,"keys":{"1001":true}}', "keys"),
+        (b'{"version":1,"keys":{"":1}}', "no id"),
+        (b'{"version":1,"keys":{"a\\nb":1}}', "no id"),
+        (b'{"version":1,"keys":{"' + b"a" * 256 + b'":1}}', "no id"),
+        (messages.encode(KeyUsageReport(keys={str(number): 1 for number in range(65)})), "65 primary keys"),
+    ],
+)
+def test_reports_that_are_none(body: bytes, words: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        Case(action="usage", body=lambda _host: body).report()
+    assert refused.value.code == "malformed_request"
+    assert words in refused.value.message
+
+
+@pytest.mark.parametrize("action", ["create", "unwrap", "rewrap"])
+def test_allowed(action: Action) -> None:
+    found = Case(action=action).run()
     assert found.claims.sub == "host1"
     assert found.object_label == "machine 1"
-    assert (found.wrapped is None) is create
+    assert (found.wrapped is None) is (action == "create")
+    assert found.opened_with == (None if action == "create" else KEY_ID)
     assert found.max_age == 86400
+
+
+@pytest.mark.parametrize(
+    ("action", "key_id", "compromised", "opened_with", "wraps"),
+    [
+        ("create", KEY_ID, False, None, True),
+        ("create", KEY_ID, True, None, True),
+        ("unwrap", KEY_ID, False, KEY_ID, False),
+        ("unwrap", PREVIOUS_ID, False, PREVIOUS_ID, False),
+        ("unwrap", PREVIOUS_ID, True, PREVIOUS_ID, False),
+        ("rewrap", KEY_ID, False, KEY_ID, False),
+        ("rewrap", KEY_ID, True, KEY_ID, False),
+        ("rewrap", PREVIOUS_ID, False, PREVIOUS_ID, True),
+    ],
+)
+def test_primary_keys_of_a_rotation(
+    action: Action, key_id: str, compromised: bool, opened_with: str | None, wraps: bool
+) -> None:
+    """Which key opens, and whether the one of now wraps."""
+    found = during_rotation(action, key_id, compromised).run()
+    assert (found.opened_with, found.wraps) == (opened_with, wraps)
+    assert found.provider.master_key_id == KEY_ID
+
+
+@pytest.mark.parametrize(
+    ("action", "key_id", "code"),
+    [
+        ("rewrap", PREVIOUS_ID, "primary_key_compromised"),
+        ("rewrap", "7", "primary_key_unavailable"),
+        ("unwrap", "7", "primary_key_unavailable"),
+    ],
+)
+def test_primary_keys_that_are_refused(action: Action, key_id: str, code: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        during_rotation(action, key_id, compromised=True).run()
+    assert refused.value.code == code
+    # A host whose configuration is older than the wrapped key must not end the search for one that knows it.
+    assert refused.value.status == (503 if code == "primary_key_unavailable" else 409)
+
+
+def during_rotation(action: Action, key_id: str, compromised: bool) -> Case:
+    case = with_document("key_provider", "finance", rotated(compromised=compromised), action=action)
+    if action != "create":
+        case.body = lambda host: getattr(host, f"{action}_body")(wrapped_key(primary_key_id=key_id))
+    return case
 
 
 ALLOWED: dict[str, Case] = {

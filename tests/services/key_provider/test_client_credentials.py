@@ -25,8 +25,8 @@ from trusted_infrastructure.key_provider.client_credentials import (
     reseal,
     seal_for,
 )
+from trusted_infrastructure.key_provider.key_servers import WithheldServer, open_pools
 from trusted_infrastructure.key_provider.provider_documents import configuration, configurations, key_servers
-from trusted_infrastructure.key_provider.providers import WithheldServer, open_pools
 from trusted_infrastructure.kmip.client_certificates import certificate_request, self_signed
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.sealing import SealingKey

@@ -6,11 +6,13 @@ from __future__ import annotations
 import pytest
 from services.key_provider.harness import CHECK_VALUE, KEY_ID, PRIMARY_KEY
 
+from trusted_infrastructure import wrapping
 from trusted_infrastructure.key_provider.primary_keys import (
     HeldKey,
     Round,
     ServerAnswer,
     agreed_check_value,
+    check_candidate,
     judge_round,
     judge_unasked,
 )
@@ -26,6 +28,9 @@ OTHER_KEY = bytes(32)
 GOOD = "gives the key"
 OTHER = "gives another key"
 INACTIVE = "key not active"
+DEACTIVATED = "gives the key, deactivated"
+COMPROMISED = "key compromised"
+DESTROYED = "key destroyed"
 MISSING = "no such key"
 DOWN = "cannot be reached"
 UNTRUSTED = "its certificate is not trusted"
@@ -37,8 +42,12 @@ def answer(kind: str, name: str = "kms1") -> ServerAnswer:
         return ServerAnswer(name, key=PrimaryKey(KEY_ID, name, PRIMARY_KEY))
     if kind == OTHER:
         return ServerAnswer(name, key=PrimaryKey(KEY_ID, name, OTHER_KEY))
+    if kind == DEACTIVATED:
+        return ServerAnswer(name, key=PrimaryKey(KEY_ID, name, PRIMARY_KEY, "DEACTIVATED"))
     refusals: dict[str, Refusal] = {
-        INACTIVE: Refusal("primary_key_state", f"primary key is DEACTIVATED on {name}"),
+        INACTIVE: Refusal("primary_key_state", f"primary key is PRE_ACTIVE on {name}"),
+        COMPROMISED: Refusal("key_compromised", f"primary key is COMPROMISED on {name}"),
+        DESTROYED: KeyServerRefusal(SERVER, "OBJECT_DESTROYED", "gone"),
         MISSING: KeyServerRefusal(SERVER, "ITEM_NOT_FOUND", "no such object"),
         DOWN: KeyServerFailure(SERVER, "Connection refused"),
         UNTRUSTED: KeyServerFailure(SERVER, "self-signed", client_trust_server=False),
@@ -71,10 +80,23 @@ RULES: list[tuple[tuple[str, ...], float | None, str | None]] = [
     ((GOOD, INACTIVE), 1, "primary_key_state"),
     ((DOWN, INACTIVE), 1, "primary_key_state"),
     ((INACTIVE, INACTIVE), 1, "primary_key_state"),
+    ((COMPROMISED, GOOD), 1, "key_compromised"),
+    ((GOOD, COMPROMISED), 1, "key_compromised"),
+    ((DESTROYED, GOOD), 1, "key_destroyed"),
+    ((GOOD, DESTROYED), 1, "key_destroyed"),
+    ((INACTIVE, COMPROMISED), 1, "key_compromised"),
+    ((DESTROYED, COMPROMISED), 1, "key_compromised"),
+    ((INACTIVE, DESTROYED), 1, "key_destroyed"),
+    ((MISSING, DESTROYED), 1, "key_destroyed"),
+    ((DEACTIVATED, COMPROMISED), 1, "key_compromised"),
+    # 2
+    ((DEACTIVATED, DEACTIVATED), None, None),
+    ((DEACTIVATED, DOWN), None, None),
+    ((MISSING, DEACTIVATED), None, None),
     # 3
-    ((MISSING, MISSING), 1, "primary_key_unavailable"),
-    ((DOWN, MISSING), 1, "primary_key_unavailable"),
-    ((MISSING, OTHER), 1, "primary_key_unavailable"),
+    ((MISSING, MISSING), 1, "key_missing"),
+    ((DOWN, MISSING), 1, "key_missing"),
+    ((MISSING, OTHER), 1, "key_missing"),
     ((SHUT_OUT, DOWN), 1, "primary_key_unavailable"),
     # 5
     ((OTHER, OTHER), None, "primary_key_mismatch"),
@@ -102,6 +124,54 @@ def test_rules(kinds: tuple[str, ...], held_for: float | None, code: str | None)
     else:
         assert found.held is None
         assert found.health == "ERROR"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "state"),
+    [
+        ((GOOD, GOOD), "ACTIVE"),
+        ((GOOD, DEACTIVATED), "DEACTIVATED"),
+        ((DEACTIVATED, GOOD), "DEACTIVATED"),
+        ((DOWN, DEACTIVATED), "DEACTIVATED"),
+        ((GOOD, OTHER), "ACTIVE"),
+    ],
+)
+def test_one_server_that_says_deactivated_is_enough(kinds: tuple[str, ...], state: str) -> None:
+    found = judged(*kinds, held_for=1)
+    assert found.held is not None
+    assert found.held.key.state == state
+
+
+def test_a_key_with_another_check_value_says_nothing_of_the_state() -> None:
+    wrong = ServerAnswer("kms2", key=PrimaryKey(KEY_ID, "kms2", OTHER_KEY, "DEACTIVATED"))
+    found = judge_round("finance", CHECK_VALUE, [answer(GOOD), wrong], None, NOW, MAX_AGE)
+    assert found.held is not None
+    assert found.held.key.state == "ACTIVE"
+
+
+def test_a_key_that_is_to_wrap_must_be_active_everywhere() -> None:
+    answers = [answer(GOOD), answer(DEACTIVATED, "kms2")]
+    assert agreed_check_value("finance", answers) == CHECK_VALUE
+    with pytest.raises(Refusal) as refused:
+        agreed_check_value("finance", answers, active=True)
+    assert refused.value.code == "key_deactivated"
+    assert "kms2" in refused.value.message
+
+
+@pytest.mark.parametrize("known", [KEY_ID, "900"])
+def test_a_key_with_the_bytes_of_an_old_one_replaces_nothing(known: str) -> None:
+    """Under another id, of the key of now or of an earlier one."""
+    values = {KEY_ID: CHECK_VALUE, "900": wrapping.check_value(OTHER_KEY, "900"), "899": None}
+    material = PRIMARY_KEY if known == KEY_ID else OTHER_KEY
+    answers = [ServerAnswer(name, key=PrimaryKey("1002", name, material)) for name in ("kms1", "kms2")]
+    with pytest.raises(Refusal) as refused:
+        check_candidate("finance", answers, values)
+    assert (refused.value.code, refused.value.status) == ("primary_key_same", 409)
+    assert known in refused.value.message
+    new = [ServerAnswer("kms1", key=PrimaryKey("1002", "kms1", bytes([1] * 32)))]
+    assert check_candidate("finance", new, values) == wrapping.check_value(bytes([1] * 32), "1002")
+    # The key of now itself is no other key, and is not refused as one.
+    assert check_candidate("finance", [answer(GOOD)], values) == CHECK_VALUE
 
 
 def test_a_key_that_a_server_gives_is_confirmed_now() -> None:
@@ -193,7 +263,7 @@ def test_the_first_check_value_needs_every_server() -> None:
     for kinds, code in [
         ((GOOD, DOWN), "key_server_unreachable"),
         ((GOOD, INACTIVE), "primary_key_state"),
-        ((MISSING, GOOD), "primary_key_unavailable"),
+        ((MISSING, GOOD), "key_missing"),
         ((GOOD, OTHER), "primary_key_mismatch"),
         ((), "primary_key_unavailable"),
     ]:

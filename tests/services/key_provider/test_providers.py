@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 from services.key_provider.harness import CHECK_VALUE, KEY_ID, PRIMARY_KEY, FakeKeyServer
 
-from trusted_infrastructure.key_provider.providers import (
-    FRESH,
-    RETRY_AFTER,
-    PrimaryKeys,
-    ProviderConfiguration,
-    open_pools,
-)
+from trusted_infrastructure.key_provider.key_servers import ProviderConfiguration, open_pools
+from trusted_infrastructure.key_provider.providers import FRESH, RETRY_AFTER, PrimaryKeys
 from trusted_infrastructure.kmip.connection import KeyServer, KeyServerFailure
 from trusted_infrastructure.refusal import Refusal
 
@@ -50,7 +45,7 @@ class Setup:
 
     def refusal(self) -> Refusal:
         with pytest.raises(Refusal) as refused:
-            self.keys.obtain("finance", MAX_AGE)
+            self.keys.obtain("finance", KEY_ID, MAX_AGE)
         return refused.value
 
 
@@ -60,62 +55,62 @@ def setup() -> Setup:
 
 
 def test_a_key_in_memory_asks_nobody(setup: Setup) -> None:
-    assert setup.keys.current("finance", MAX_AGE) is None
+    assert setup.keys.current("finance", KEY_ID, MAX_AGE) is None
     for _index in range(3):
-        assert setup.keys.obtain("finance", MAX_AGE).material == PRIMARY_KEY
+        assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).material == PRIMARY_KEY
     assert setup.asked() == 2
 
 
 def test_unknown_provider(setup: Setup) -> None:
     with pytest.raises(Refusal) as refused:
-        setup.keys.obtain("hr", MAX_AGE)
+        setup.keys.obtain("hr", KEY_ID, MAX_AGE)
     assert (refused.value.code, refused.value.status) == ("provider_unknown", 404)
-    assert setup.keys.current("hr", MAX_AGE) is None
-    assert setup.keys.check("hr", MAX_AGE) is None
+    assert setup.keys.current("hr", KEY_ID, MAX_AGE) is None
+    assert setup.keys.check("hr", KEY_ID, MAX_AGE) is None
 
 
 def test_one_server_down_changes_nothing(setup: Setup) -> None:
     setup.servers[0].refusal = DOWN
-    assert setup.keys.obtain("finance", MAX_AGE).server == "kms2"
+    assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).server == "kms2"
 
 
 def test_all_servers_down_serves_until_the_key_is_too_old(setup: Setup) -> None:
-    setup.keys.obtain("finance", MAX_AGE)
+    setup.keys.obtain("finance", KEY_ID, MAX_AGE)
     for server in setup.servers:
         server.refusal = DOWN
     setup.now += MAX_AGE
-    setup.keys.check("finance", MAX_AGE)
-    assert setup.keys.obtain("finance", MAX_AGE).material == PRIMARY_KEY
+    setup.keys.check("finance", KEY_ID, MAX_AGE)
+    assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).material == PRIMARY_KEY
     setup.now += 1
-    assert setup.keys.current("finance", MAX_AGE) is None
+    assert setup.keys.current("finance", KEY_ID, MAX_AGE) is None
     assert setup.refusal().code == "key_server_unreachable"
 
 
 def test_without_a_cache_a_key_serves_until_servers_do_not_answer(setup: Setup) -> None:
-    assert setup.keys.obtain("finance", 0).material == PRIMARY_KEY
-    assert setup.keys.obtain("finance", 0).material == PRIMARY_KEY
+    assert setup.keys.obtain("finance", KEY_ID, 0).material == PRIMARY_KEY
+    assert setup.keys.obtain("finance", KEY_ID, 0).material == PRIMARY_KEY
     setup.now += 60
-    assert setup.keys.current("finance", 0) is not None
+    assert setup.keys.current("finance", KEY_ID, 0) is not None
     for server in setup.servers:
         server.refusal = DOWN
-    setup.keys.check("finance", 0)
-    assert setup.keys.current("finance", 0) is None
+    setup.keys.check("finance", KEY_ID, 0)
+    assert setup.keys.current("finance", KEY_ID, 0) is None
 
 
 def test_a_key_that_nobody_looked_at_is_not_used(setup: Setup) -> None:
     """The background task died or hangs: a request looks itself."""
-    setup.keys.obtain("finance", 0)
+    setup.keys.obtain("finance", KEY_ID, 0)
     setup.now += FRESH + 1
     setup.servers[0].refusal = Refusal("primary_key_state", "DEACTIVATED")
     with pytest.raises(Refusal):
-        setup.keys.obtain("finance", 0)
+        setup.keys.obtain("finance", KEY_ID, 0)
 
 
 def test_a_deactivated_key_stops_at_the_next_look(setup: Setup) -> None:
-    setup.keys.obtain("finance", MAX_AGE)
+    setup.keys.obtain("finance", KEY_ID, MAX_AGE)
     setup.servers[1].refusal = Refusal("primary_key_state", "DEACTIVATED")
-    setup.keys.check("finance", MAX_AGE)
-    assert setup.keys.current("finance", MAX_AGE) is None
+    setup.keys.check("finance", KEY_ID, MAX_AGE)
+    assert setup.keys.current("finance", KEY_ID, MAX_AGE) is None
     assert setup.refusal().code == "primary_key_state"
 
 
@@ -127,20 +122,20 @@ def test_a_failing_provider_is_not_asked_for_every_request(setup: Setup) -> None
     assert setup.asked() == 2
     setup.now += RETRY_AFTER + 1
     setup.servers[0].refusal = None
-    assert setup.keys.obtain("finance", MAX_AGE).material == PRIMARY_KEY
+    assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).material == PRIMARY_KEY
 
 
 def test_another_key_is_an_alarm_once(setup: Setup) -> None:
-    setup.keys.obtain("finance", MAX_AGE)
+    setup.keys.obtain("finance", KEY_ID, MAX_AGE)
     setup.servers[0].material = bytes(32)
     for _index in range(3):
-        setup.keys.check("finance", MAX_AGE)
+        setup.keys.check("finance", KEY_ID, MAX_AGE)
     assert setup.alarms == [("finance", "primary_key_mismatch")]
-    assert setup.keys.obtain("finance", MAX_AGE).material == PRIMARY_KEY
+    assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).material == PRIMARY_KEY
     setup.servers[0].material = PRIMARY_KEY
-    setup.keys.check("finance", MAX_AGE)
+    setup.keys.check("finance", KEY_ID, MAX_AGE)
     setup.servers[0].material = bytes(32)
-    setup.keys.check("finance", MAX_AGE)
+    setup.keys.check("finance", KEY_ID, MAX_AGE)
     assert len(setup.alarms) == 2
 
 
@@ -164,12 +159,12 @@ def test_another_key_everywhere_and_none_in_memory(setup: Setup) -> None:
 def test_a_change_asks_anew_and_keeps_the_key_that_is_meant(
     setup: Setup, changes: dict[str, Any], kept: bool
 ) -> None:
-    setup.keys.obtain("finance", MAX_AGE)
+    setup.keys.obtain("finance", KEY_ID, MAX_AGE)
     changed = setup.keys.configure({"finance": replace(CONFIGURATION, **changes)})
     assert changed == ["finance"]
     assert all(server.closed for server in setup.servers)
-    assert (setup.keys.current("finance", MAX_AGE) is not None) is kept
-    setup.keys.check("finance", MAX_AGE)
+    assert (setup.keys.current("finance", KEY_ID, MAX_AGE) is not None) is kept
+    setup.keys.check("finance", changes.get("primary_key_id", KEY_ID), MAX_AGE)
     assert len(setup.opened) == 2
 
 
@@ -178,9 +173,9 @@ def test_no_change_asks_nobody(setup: Setup) -> None:
 
 
 def test_a_removed_provider_is_forgotten(setup: Setup) -> None:
-    setup.keys.obtain("finance", MAX_AGE)
+    setup.keys.obtain("finance", KEY_ID, MAX_AGE)
     setup.keys.configure({})
-    assert setup.keys.current("finance", MAX_AGE) is None
+    assert setup.keys.current("finance", KEY_ID, MAX_AGE) is None
     assert all(server.closed for server in setup.servers)
     assert setup.keys.health() == {}
 
@@ -190,7 +185,7 @@ def test_secrets_that_cannot_be_opened(setup: Setup) -> None:
     setup.keys.configure({"finance": replace(CONFIGURATION, problem=problem)})
     assert setup.refusal() is problem
     assert setup.asked() == 0
-    last = setup.keys.health()["finance"]
+    last = setup.keys.health()["finance"][KEY_ID]
     assert last is not None
     assert last.health == "ERROR"
     assert [server.name for server in last.servers] == ["kms1", "kms2"]
@@ -216,7 +211,7 @@ def test_the_first_check_value(setup: Setup) -> None:
 def test_requests_at_once_ask_once(setup: Setup) -> None:
     found: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: found.append(setup.keys.obtain("finance", MAX_AGE).material))
+        threading.Thread(target=lambda: found.append(setup.keys.obtain("finance", KEY_ID, MAX_AGE).material))
         for _index in range(10)
     ]
     for thread in threads:

@@ -16,6 +16,7 @@ from services.asgi_client import AsgiClient
 from services.key_provider.harness import (
     CHECK_VALUE,
     CLIENT,
+    KEY_ID,
     NOW,
     PRIMARY_KEY,
     SERVICE_ID,
@@ -166,7 +167,7 @@ def test_a_provider_of_any_name(service: Service, name: str) -> None:
     response = service.public.post(f"{path}?action=create", content=body, headers=headers)
     assert response.status_code == 200, response.text
     path = f"/kms/manage/v1/providers/{quote(name, safe='')}/check-value"
-    assert service.management.post(path).json() == {"check_value": CHECK_VALUE}
+    assert service.management.post(path).json() == {"master_key_id": KEY_ID, "check_value": CHECK_VALUE}
 
 
 def test_two_proofs_are_refused(service: Service) -> None:
@@ -469,7 +470,7 @@ def test_the_check_value_is_read_from_all_servers(service: Service) -> None:
     service.publish()
     assert refused(service.ask(service.host.create_body(), "create"))[1] == "primary_key_unavailable"
     path = "/kms/manage/v1/providers/finance/check-value"
-    assert service.management.post(path).json() == {"check_value": CHECK_VALUE}
+    assert service.management.post(path).json() == {"master_key_id": KEY_ID, "check_value": CHECK_VALUE}
     service.authority.put("key_provider", "finance", provider())
     service.publish()
     assert service.ask(service.host.create_body(), "create").status_code == 200
@@ -494,6 +495,7 @@ def test_status(service: Service) -> None:
         "details": [],
         "client_trust_server": True,
         "server_trust_client": True,
+        "keys": [{"primary_key_id": KEY_ID, "state": "ACTIVE", "code": ""}],
     }
 
 

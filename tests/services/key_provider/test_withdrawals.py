@@ -95,7 +95,7 @@ class KeyProviderHost:
         host, token = shown
         host.now = self.now
         body = host.unwrap_body(wrapped_key())
-        request = KeyRequest("finance", "POST", URL, body, token, host.proof(token, body), False)
+        request = KeyRequest("finance", "POST", URL, body, token, host.proof(token, body), "unwrap")
         knowledge = Knowledge(
             self.snapshot(), self.authority.keys(), self.authority.issuers(), self.generations.superseded
         )

@@ -11,6 +11,7 @@ from typing import Any
 import argon2
 import pytest
 from services.manager.harness import Api, Clock, FakeNodes, Side, open_api, prepared
+from services.manager.native_hosts import NativeHosts
 from services.manager.workload import EK, SIGNER
 
 from trusted_infrastructure.manager import users
@@ -75,3 +76,24 @@ def workload(make_api: Callable[..., Api], tmp_path: Path) -> Api:
         body = {"name": name, "ek_digest": EK, "scope": "lab"}
         api.done("POST", "/trust/clusters/trusted/hosts", json=body)
     return api
+
+
+@pytest.fixture
+def hosts() -> NativeHosts:
+    return NativeHosts()
+
+
+@pytest.fixture
+def manager(tmp_path: Path, hosts: NativeHosts, clock: Clock) -> Iterator[Api]:
+    """A workload manager with the cluster "trusted" of host1 and host2."""
+    certificate, key = tmp_path / "principal.pem", tmp_path / "principal.key"
+    certificate.write_text(SIGNER.pem)
+    key.write_text(SIGNER.key_pem)
+    with open_api(
+        tmp_path, "workload", hosts, clock, principal_certificate=certificate, principal_key=key
+    ) as api:
+        api.ok("POST", "/trust/clusters", json={"name": "trusted"})
+        for name in ("host1", "host2"):
+            body = {"name": name, "ek_digest": "ab" * 32, "scope": "lab"}
+            api.done("POST", "/trust/clusters/trusted/hosts", json=body)
+        yield api

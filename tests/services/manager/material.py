@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
+from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -24,8 +26,17 @@ EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 class Issuer:
     """A CA or leaf with its key."""
 
-    def __init__(self, name: str, issuer: Issuer | None = None, *, ca: bool = True) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+    def __init__(
+        self,
+        name: str,
+        issuer: Issuer | None = None,
+        *,
+        ca: bool = True,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """key: a new one without it. names: DNS names and addresses that it is for."""
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
         signer = issuer or self
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.subject = subject
@@ -42,6 +53,8 @@ class Issuer:
         )
         if not ca:
             builder = builder.add_extension(x509.ExtendedKeyUsage([EK_USAGE]), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(general(names)), critical=False)
         self.certificate = builder.sign(signer.key, hashes.SHA256())
 
     @property
@@ -84,3 +97,14 @@ def key_usage(ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def general(names: Sequence[str]) -> list[x509.GeneralName]:
+    """Names of a certificate: addresses as such, the rest as DNS names."""
+    found: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            found.append(x509.DNSName(name))
+    return found

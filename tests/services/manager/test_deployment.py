@@ -45,7 +45,7 @@ def test_the_users_file_is_written_once_and_is_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"password": "other"}, {"privileges": ["System.View"]}, {"cluster": "one"}]
+    "change", [{"password": "other"}, {"privileges": ["System.View"]}, {"cluster": "one"}, {"groups": []}]
 )
 def test_changes_are_written(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "users.json"

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from typing import Any
 
 import msgspec
 import pytest
-from services.manager.harness import Api
+from services.manager.harness import Api, Clock
 from services.manager.material import Issuer
 
 from trusted_infrastructure import sealing
 from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import Sealed
+from trusted_infrastructure.manager.operations.peer_certificates import unfit
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/authority"
 PROVIDERS = f"{BASE}/kms/providers"
@@ -170,15 +172,24 @@ def test_patching_keeps_what_is_not_given(authority: Api, hosts: KeyProviderHost
     assert document["username"] == "ti"
 
 
-def test_another_primary_key_gets_another_check_value(authority: Api, hosts: KeyProviderHosts) -> None:
-    authority.done("POST", f"{ONE}/client-certificate")
-    authority.done("PATCH", f"{ONE}/peer-certs/trusted", json={"certificates": [KMS_CA.pem]})
-    assert authority.nodes.content("ta1", "key_provider", "finance")["primary_key_check_value"] == "cd" * 32
-    hosts.check_value = "ef" * 32
-    authority.done("PATCH", ONE, json={"master_key_id": "key-1"})
-    assert authority.nodes.content("ta1", "key_provider", "finance")["primary_key_check_value"] == "cd" * 32
-    authority.done("PATCH", ONE, json={"master_key_id": "key-2"})
-    assert authority.nodes.content("ta2", "key_provider", "finance")["primary_key_check_value"] == "ef" * 32
+def test_the_primary_keys_on_each_server_are_shown(authority: Api, hosts: KeyProviderHosts) -> None:
+    def report_of(host: str) -> dict[str, Any]:
+        found = report()
+        server = found["providers"]["finance"]["servers"][0]
+        state, code = ("ACTIVE", "") if host == "ta1" else ("", "key_missing")
+        server["keys"] = [
+            {"primary_key_id": "key-1", "state": "ACTIVE", "code": ""},
+            {"primary_key_id": "key-0", "state": state, "code": code},
+        ]
+        return found
+
+    authority.nodes.answers["GET", "/kms/manage/v1/status"] = report_of
+    first, second = authority.done("GET", ONE)["status"]["servers"]
+    assert first["keys"] == [
+        {"master_key_id": "key-1", "available": True, "state": "ACTIVE", "code": ""},
+        {"master_key_id": "key-0", "available": False, "state": "ACTIVE", "code": "key_missing"},
+    ]
+    assert "keys" not in second  # no host says anything of them
 
 
 def test_a_check_value_that_is_not_known_yet_is_learned_later(
@@ -276,6 +287,92 @@ def test_a_certificate_with_its_key(authority: Api, hosts: KeyProviderHosts, tmp
         assert response.status_code == 400
         assert response.json()["messages"][0]["args"] == [field]
         assert "PRIVATE KEY" not in response.text
+
+
+ROOT = Issuer("root of the clients")
+ISSUING = Issuer("issues for clients", ROOT)
+OF_CHAIN = Issuer("client of a chain", ISSUING, ca=False)
+
+
+def test_a_certificate_with_its_intermediates(authority: Api, hosts: KeyProviderHosts) -> None:
+    """A key server that knows the root alone can follow them."""
+    path, chain = f"{ONE}/client-certificate", OF_CHAIN.pem + ISSUING.pem
+    authority.done("PATCH", path, json={"certificate": chain, "private_key": OF_CHAIN.key_pem})
+    assert authority.done("GET", path) == {"certificate": chain}
+    for wrong in (
+        ISSUING.pem + OF_CHAIN.pem,
+        OF_CHAIN.pem + ROOT.pem,
+        OF_CHAIN.pem + OF_CHAIN.pem,
+        chain + CLIENT.pem,
+        chain + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ):
+        body = {"certificate": wrong, "private_key": OF_CHAIN.key_pem}
+        response = authority.request("PATCH", f"{path}?vmw-task=true", json=body)
+        assert response.status_code == 400, wrong
+        assert response.json()["messages"][0]["args"][0].startswith("spec.")
+    # What stands between certificates is not stored.
+    bundle = OF_CHAIN.key_pem + OF_CHAIN.pem + OF_CHAIN.key_pem + ISSUING.pem
+    authority.done("PATCH", path, json={"certificate": bundle, "private_key": OF_CHAIN.key_pem})
+    assert "PRIVATE" not in str(authority.nodes.content("ta1", "key_provider", "finance"))
+
+
+def test_a_renewed_certificate_keeps_the_key(authority: Api, hosts: KeyProviderHosts) -> None:
+    path = f"{ONE}/client-certificate"
+    authority.done("POST", path)
+    before = authority.nodes.content("ta1", "key_provider", "finance")
+    authority.done("POST", f"{path}/csr")
+    renewed = Issuer("renewed", ROOT, ca=False, key=CLIENT.key)
+    authority.done("PATCH", path, json={"certificate": renewed.pem})
+    after = authority.nodes.content("ta1", "key_provider", "finance")
+    assert after["client_certificate"] == renewed.pem
+    assert after["client_private_key"] == before["client_private_key"]
+    assert after["csr"] is not None  # it answers no request
+    error = authority.failed("PATCH", path, json={"certificate": OF_CHAIN.pem})
+    assert error["messages"][0]["args"][0] == "spec.certificate"
+
+
+def test_a_certificate_that_has_ended_is_not_installed(
+    authority: Api, hosts: KeyProviderHosts, clock: Clock
+) -> None:
+    clock.now = CLIENT.certificate.not_valid_after_utc.timestamp()
+    authority.login()
+    path = f"{ONE}/client-certificate"
+    for body in ({"certificate": CLIENT.pem}, {"certificate": CLIENT.pem, "private_key": CLIENT.key_pem}):
+        error = authority.failed("PATCH", path, json=body)
+        assert (error["error_type"], error["messages"][0]["args"][0]) == (
+            "INVALID_ARGUMENT",
+            "spec.certificate",
+        )
+        assert "ended at 2036" in error["messages"][0]["default_message"]
+
+
+@pytest.mark.parametrize(
+    ("names", "hostname", "words"),
+    [
+        (["kms1.example"], "kms1.example", ""),
+        (["KMS1.Example"], "kms1.example.", ""),
+        (["*.example"], "kms1.example", ""),
+        (["*.example"], "kms1.lab.example", "is not for"),
+        (["*.example"], "example", "is not for"),
+        (["kms2.example"], "kms1.example", "is not for"),
+        (["192.0.2.7"], "192.0.2.7", ""),
+        (["192.0.2.8"], "192.0.2.7", "is not for"),
+        (["192.0.2.7"], "kms1.example", "is not for"),
+        ([], "kms1.example", "is not for"),
+    ],
+)
+def test_what_is_wrong_with_a_presented_certificate_is_said(
+    names: list[str], hostname: str, words: str
+) -> None:
+    now = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC).timestamp()
+    pem = Issuer(hostname, names=names).pem
+    found = [item.default_message for item in unfit(pem, "kms1", hostname, now)]
+    assert found == [] if not words else words in found[0]
+    late = datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC).timestamp()
+    for moment in (0.0, late):
+        assert (
+            "valid from 2026-01-01 to 2036-01-01" in unfit(pem, "kms1", hostname, moment)[-1].default_message
+        )
 
 
 def test_peer_certificates_are_reviewed_and_then_trusted(authority: Api, hosts: KeyProviderHosts) -> None:

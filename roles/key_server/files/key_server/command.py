@@ -106,12 +106,21 @@ def primary_keys(wanted: Answer, check: bool) -> Answer:
     return {"changed": bool(made), "keys": made}
 
 
+def key_state(wanted: Answer, check: bool) -> Answer:
+    """Bring a key to a state. Input: here, id, state (DEACTIVATED, COMPROMISED or DESTROYED)."""
+    from . import primary_keys as keys
+
+    here = keys.Endpoint(**wanted["here"])
+    return {"changed": keys.bring_to(here, str(wanted["id"]), wanted["state"], check=check)}
+
+
 COMMANDS: dict[str, Callable[[Answer, bool], Answer]] = {
     "authority": authority,
     "request": request,
     "sign": sign,
     "install": install,
     "primary-keys": primary_keys,
+    "key-state": key_state,
 }
 
 if __name__ == "__main__":

@@ -1,45 +1,42 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The primary keys: there, active, and the same under the same id on every key server.
 
-All of it goes through KMIP. The first server makes a key; the others read it from there over a connection
-that both sides authenticate, and register it. No key passes through a file, an argument, a log or Ansible.
+All of it goes through KMIP. The first server makes a key, and replication brings it to the others; one that
+has not got it reads it from there over a connection that both sides authenticate, and registers it. No key
+passes through a file, an argument, a log or Ansible.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
-import socket
-import ssl
 from dataclasses import dataclass
 from typing import Any
 
 from kmip.core import enums
-from kmip.core.attributes import CryptographicAlgorithm, CryptographicLength, CustomAttribute
+from kmip.core.attributes import CryptographicAlgorithm, CryptographicLength
 from kmip.core.factories.attributes import AttributeFactory
 from kmip.core.misc import KeyFormatType
-from kmip.core.objects import Attribute, KeyBlock, KeyMaterial, KeyValue, TemplateAttribute
+from kmip.core.objects import KeyBlock, KeyMaterial, KeyValue, TemplateAttribute
 from kmip.core.secrets import SymmetricKey
 from kmip.services.kmip_client import KMIPProxy
 from kmip.services.kmip_protocol import KMIPProtocol
 
+from .endpoint import Endpoint, connected
 from .engine import REQUESTED_ID
 from .errors import KeyServerError
+from .journal import DESTROYED
+from .vendor_attributes import kmip_attribute
 
 TIMEOUT = 15
 KEY_BITS = 256
+# How a key is revoked on its way to a state.
+WAYS = {
+    "DEACTIVATED": enums.RevocationReasonCode.CESSATION_OF_OPERATION,
+    "COMPROMISED": enums.RevocationReasonCode.KEY_COMPROMISE,
+    "DESTROYED": enums.RevocationReasonCode.CESSATION_OF_OPERATION,
+}
 VENDOR = {"x-Vendor": "trusted.infrastructure", "x-Product": "lab key server", "x-Product_Version": "1"}
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A key server. trusted: PEM file of exactly its certificate. certificate, key: the client's files."""
-
-    host: str
-    port: int
-    trusted: str
-    certificate: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,34 @@ def ensure(wanted: list[WantedKey], here: Endpoint, first: Endpoint | None, *, c
                 changed.append(key.id)
                 if not check:
                     client.activate(key.id)
-            elif first is not None:
+            elif first is not None and state.value < DESTROYED:
                 _compare(key, client, first)
     return changed
+
+
+def bring_to(here: Endpoint, key_id: str, wanted: str, *, check: bool) -> bool:
+    """Bring a key to a KMIP state ("DEACTIVATED", "COMPROMISED", "DESTROYED"), as an administrator may.
+
+    Says whether it was, or with `check` would be, in another one. Raises KeyServerError for a way back.
+    """
+    if wanted not in WAYS:
+        raise KeyServerError(f"state is {wanted!r}; expected one of {', '.join(WAYS)}")
+    with Client(here) as client:
+        state = client.state(key_id)
+        if state is None:
+            raise KeyServerError(f"{here.host} has no key {key_id}")
+        target = enums.State[wanted]
+        gone = target is enums.State.DESTROYED and state is enums.State.DESTROYED_COMPROMISED
+        if state is target or gone:
+            return False
+        if state.value > target.value:
+            raise KeyServerError(f"key {key_id} is {state.name}; it cannot become {wanted}")
+        if not check:
+            if target is not enums.State.DESTROYED or state is enums.State.ACTIVE:
+                client.revoke(key_id, WAYS[wanted])
+            if target is enums.State.DESTROYED:
+                client.destroy(key_id)
+    return True
 
 
 def _replicate(key: WantedKey, client: Client, first: Endpoint) -> None:
@@ -88,15 +110,7 @@ class Client:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        context = ssl.create_default_context(cafile=endpoint.trusted)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_cert_chain(endpoint.certificate, endpoint.key)
-        try:
-            connection = socket.create_connection((endpoint.host, endpoint.port), timeout=TIMEOUT)
-            self._connection = context.wrap_socket(connection, server_hostname=endpoint.host)
-        except OSError as error:
-            raise KeyServerError(f"{endpoint.host}:{endpoint.port}: {error}") from None
+        self._connection = connected(endpoint, TIMEOUT)
         self._proxy: Any = KMIPProxy(config_file=os.devnull)
         self._proxy.kmip_version = enums.KMIPVersion.KMIP_1_4
         self._proxy.protocol = KMIPProtocol(self._connection)
@@ -146,6 +160,14 @@ class Client:
         """Activate the key."""
         self._done(self._proxy.activate(key_id))
 
+    def revoke(self, key_id: str, reason: Any) -> None:
+        """Revoke the key. reason: KMIP's RevocationReasonCode."""
+        self._done(self._proxy.revoke(reason, key_id))
+
+    def destroy(self, key_id: str) -> None:
+        """Destroy the key."""
+        self._done(self._proxy.destroy(key_id))
+
     def _done(self, answer: Any) -> Any:
         if answer.result_status.value is not enums.ResultStatus.SUCCESS:
             raise KeyServerError(f"{self.endpoint.host}: {answer.result_message.value}")
@@ -168,7 +190,5 @@ def _attributes(key: WantedKey) -> TemplateAttribute:
         make(enums.AttributeType.OPERATION_POLICY_NAME, key.policy),
     ]
     for name, value in {**VENDOR, "x-Name": key.name, REQUESTED_ID: key.id}.items():
-        attributes.append(
-            Attribute(attribute_name=Attribute.AttributeName(name), attribute_value=CustomAttribute(value))
-        )
+        attributes.append(kmip_attribute(name, value))
     return TemplateAttribute(attributes=attributes)

@@ -5,6 +5,8 @@
   The folder is read again when it changes: a new client, or one that goes, needs no restart.
 - The common name of the certificate is who the client is. It is its group, too, so that a policy can let a
   client read one key and no other.
+- The other key servers are clients, too: they bring the changes of objects (replication.py).
+- The database is readable for this process's user alone, and so is its folder.
 - Logs go to standard error, never below INFO: at DEBUG, PyKMIP logs key bytes.
 - SIGTERM ends the server within two seconds, between two requests.
 """
@@ -20,13 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmip.core import exceptions
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from kmip.core import exceptions, utils
 from kmip.core import policy as operation_policy
+from kmip.services.server import auth
 from kmip.services.server.server import KmipServer
 from kmip.services.server.session import KmipSession
 
+from . import replication
+from .endpoint import Endpoint
 from .engine import Engine
+from .errors import KeyServerError
+from .journal import MAX_SERVERS
 
+CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 HANDSHAKE_TIMEOUT = 10
 IDLE_TIMEOUT = 900
 ACCEPT_INTERVAL = 1.0
@@ -34,7 +43,11 @@ ACCEPT_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings file. clients: folder of PEM files; policies: JSON file of PyKMIP operation policies."""
+    """The settings file. clients: folder of PEM files; policies: JSON file of PyKMIP operation policies.
+
+    number: of this server among its peers, 0 to 15: the remainder of the ids that it gives. peers: the other
+    servers, each {"host", "port"}. authority: PEM file of the CA of their certificates.
+    """
 
     address: str
     port: int
@@ -44,15 +57,34 @@ class Settings:
     database: str
     policies: str
     administrators: tuple[str, ...] = ()
+    number: int = 0
+    peers: tuple[dict[str, Any], ...] = ()
+    authority: str = ""
+    compare_interval: float = 2.0
 
     @classmethod
     def read(cls, path: Path) -> Settings:
         """Read the file. Raises SystemExit with a sentence."""
         try:
             content = json.loads(path.read_text())
-            return cls(**{**content, "administrators": tuple(content.get("administrators", ()))})
+            made = cls(
+                **{**content, **{name: tuple(content.get(name, ())) for name in ("administrators", "peers")}}
+            )
+            if not 0 <= made.number < MAX_SERVERS:
+                raise ValueError(f"number is {made.number}; expected 0 to {MAX_SERVERS - 1}")
+            return made
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SystemExit(f"{path}: {error}") from None
+
+    def endpoints(self) -> list[Endpoint]:
+        """The peers, with this server's own certificate as the client's. Raises SystemExit."""
+        try:
+            return [
+                Endpoint(peer["host"], int(peer["port"]), self.authority, self.certificate, self.key)
+                for peer in self.peers
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SystemExit(f"peers: {error}") from None
 
 
 class Session(KmipSession):
@@ -61,6 +93,30 @@ class Session(KmipSession):
     def authenticate(self, certificate: Any, request: Any) -> tuple[str, list[str | None]]:
         name, _groups = super().authenticate(certificate, request)
         return name, [name, None]
+
+    def _receive_request(self) -> Any:
+        """The next KMIP request; messages of other key servers that come before it are answered here."""
+        while True:
+            header = self._receive_bytes(replication.HEADER)
+            size = int.from_bytes(header[4:], "big")
+            peer = replication.is_replication(header)
+            if size > (replication.MAX_MESSAGE if peer else self._max_request_size):
+                raise exceptions.ConnectionClosed()  # what follows is not worth reading
+            body = self._receive_bytes(size)
+            if not peer:
+                return utils.BytearrayStream(header + body)
+            self._send_response(replication.encoded(self._answer_peer(body)))
+
+    def _answer_peer(self, body: bytes) -> replication.Message:
+        try:
+            certificate = auth.get_certificate_from_connection(self._connection)
+            usage = auth.get_extended_key_usage_from_certificate(certificate)
+            name = auth.get_client_identity_from_certificate(certificate)
+            if usage is None or CLIENT_AUTH not in usage or not self._engine.is_administrator(name):
+                return {"error": f"{name} is not a key server"}
+            return replication.answer(self._engine.journal, body)
+        except (exceptions.KmipError, KeyServerError) as error:
+            return {"error": str(error)}
 
     def _receive_bytes(self, message_size: int) -> bytes:
         self._connection.settimeout(IDLE_TIMEOUT)
@@ -100,8 +156,16 @@ class Server(KmipServer):
         """Open the database and listen. Policies are read once: the role restarts the server for new ones."""
         policies = dict(operation_policy.policies)
         policies |= operation_policy.read_policy_from_file(self._settings.policies)
-        os.close(os.open(self._settings.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._engine = Engine(policies, self._settings.database, list(self._settings.administrators))
+        endpoints = self._settings.endpoints()
+        keep_private(Path(self._settings.database))
+        self._engine = Engine(
+            policies, self._settings.database, list(self._settings.administrators), self._settings.number
+        )
+        self._replication = replication.Replication(
+            self._engine.journal, endpoints, self._settings.compare_interval, self._logger
+        )
+        self._engine.forward = self._replication.forward
+        self._replication.start()
         listener = socket.create_server((self._settings.address, self._settings.port), backlog=64)
         listener.settimeout(ACCEPT_INTERVAL)
         self._socket = listener
@@ -112,6 +176,7 @@ class Server(KmipServer):
     def stop(self) -> None:
         """Stop between two requests: whoever has the engine's lock finishes what it does."""
         self._socket.close()
+        self._replication.close()
         with self._engine._lock:
             self._logger.info("stopped")
 
@@ -147,6 +212,20 @@ class Server(KmipServer):
         return self._context
 
 
+def keep_private(database: Path) -> None:
+    """Make the database where there is none, for this user alone. Raises SystemExit when others can reach it.
+
+    SQLite gives its other files the mode of the database."""
+    mode = database.parent.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise SystemExit(f"{database.parent} has mode {mode:04o}: keys go only where nobody else can look")
+    descriptor = os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 def notify_ready() -> None:
     """Tell systemd that clients can connect (sd_notify(3)); nothing where nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -158,5 +237,6 @@ def notify_ready() -> None:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
+    os.umask(0o077)
     with Server(settings) as server:
         server.serve()

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from tpm2_pytss import ESAPI, TCTILdr, TSS2_Exception, constants, utils
+from tpm2_pytss import ESAPI, TCTILdr, TSS2_Exception, constants, types, utils
 
 from trusted_infrastructure.host.tpm_values import TpmProperties, properties_of
 from trusted_infrastructure.refusal import InvalidField, Unavailable
@@ -183,6 +183,25 @@ class TpmConnection:
         finally:
             self.esapi.flush_context(handle)
 
+    @contextmanager
+    def salted_session(self, key: Any, kind: Any = constants.TPM2_SE.HMAC) -> Iterator[Any]:
+        """A session (ESYS_TR) whose secret is encrypted to `key`, a decryption key in the TPM; the first
+        parameter of commands and answers is encrypted in it (AES-128 CFB). kind: HMAC or POLICY."""
+        with command("TPM2_StartAuthSession"):
+            session = self.esapi.start_auth_session(
+                key,
+                constants.ESYS_TR.NONE,
+                kind,
+                types.TPMT_SYM_DEF.parse("aes128cfb"),
+                constants.TPM2_ALG.SHA256,
+            )
+        with self.flushed(session):
+            attributes = constants.TPMA_SESSION
+            self.esapi.trsess_set_attributes(
+                session, attributes.CONTINUESESSION | attributes.DECRYPT | attributes.ENCRYPT
+            )
+            yield session
+
     def _flush_stale(self) -> None:
         """Flush what an earlier process left in the TPM. With a resource manager there is never any."""
         for start in _STALE_HANDLES:
@@ -199,6 +218,17 @@ def command(name: str) -> Iterator[None]:
         yield
     except TSS2_Exception as error:
         raise Unavailable("tpm_error", f"{name} failed: {error}") from None
+
+
+def unmarshal(kind: Any, data: bytes, field: str) -> Any:
+    """One TPM structure from exactly `data`. Raises InvalidField."""
+    try:
+        value, size = kind.unmarshal(data)
+    except (TSS2_Exception, ValueError):
+        raise InvalidField(field, f"is not a {kind.__name__}") from None
+    if size != len(data):
+        raise InvalidField(field, f"has {len(data) - size} trailing bytes")
+    return value
 
 
 def _bits(selection: Any) -> int:

@@ -28,14 +28,15 @@ from trusted_infrastructure.host.endorsement_certificates import (
     certificates_in,
     certified_key,
 )
-from trusted_infrastructure.host.tpm_device.connection import TpmConnection, command
+from trusted_infrastructure.host.tpm_device.connection import command, unmarshal
+from trusted_infrastructure.host.tpm_device.sealed_data import SealedStorage
 from trusted_infrastructure.host.tpm_values import (
     AttestationKey,
     EndorsementKey,
     EndorsementKeyType,
     SignedQuote,
 )
-from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
+from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.tpm.keys import qualified_name
 from trusted_infrastructure.tpm.public_area import RH_ENDORSEMENT, Attributes, parse_tpm2b_public
 from trusted_infrastructure.tpm.quote import parse_quote, pcr_selection
@@ -71,7 +72,7 @@ class _LoadedEndorsementKey:
         return bool(parse_tpm2b_public(self.public, "ek_public").attributes & Attributes.USER_WITH_AUTH)
 
 
-class TpmDevice(TpmConnection):
+class TpmDevice(SealedStorage):
     """One visit to the TPM; a context manager. A visit belongs to one thread; `TpmWorker` lets them in one at
     a time. Everything raises Unavailable (tpm_unavailable: not reached; tpm_error: a command failed).
     """
@@ -107,7 +108,7 @@ class TpmDevice(TpmConnection):
         template = _attestation_key_template(self.has_p256())
         with (
             self._loaded_endorsement_key(key_type) as parent,
-            self._salted_session(parent) as session,
+            self.salted_session(parent.handle) as session,
             self._use_of(parent) as use,
             command("TPM2_Create"),
         ):
@@ -144,12 +145,12 @@ class TpmDevice(TpmConnection):
         Raises Refusal (challenge_invalid) when the credential is not for this endorsement and attestation
         key, InvalidField (malformed_request) for bytes that are no credential, or no PCR of an active bank.
         """
-        identity = _unmarshal(types.TPM2B_ID_OBJECT, credential_blob, "credential_blob")
-        seed = _unmarshal(types.TPM2B_ENCRYPTED_SECRET, encrypted_secret, "encrypted_secret")
+        identity = unmarshal(types.TPM2B_ID_OBJECT, credential_blob, "credential_blob")
+        seed = unmarshal(types.TPM2B_ENCRYPTED_SECRET, encrypted_secret, "encrypted_secret")
         with self._loaded_endorsement_key(key.endorsement_key) as parent:
             with command("TPM2_Load"):
                 handle = self._load(parent, key)
-            with self.flushed(handle), self._salted_session(parent) as session:
+            with self.flushed(handle), self.salted_session(parent.handle) as session:
                 with self._use_of(parent) as use:
                     secret = self._activate(handle, parent.handle, identity, seed, session, use)
                 return self._quote(handle, session, qualify(secret), bank, pcrs)
@@ -245,29 +246,12 @@ class TpmDevice(TpmConnection):
 
     def _load(self, parent: _LoadedEndorsementKey, key: AttestationKey) -> Any:
         """ESYS_TR, to be flushed by the caller. Raises TSS2_Exception when the TPM does not take the key."""
-        private = _unmarshal(types.TPM2B_PRIVATE, key.private, "private")
-        public = _unmarshal(types.TPM2B_PUBLIC, key.public, "public")
+        private = unmarshal(types.TPM2B_PRIVATE, key.private, "private")
+        public = unmarshal(types.TPM2B_PUBLIC, key.public, "public")
         with self._use_of(parent) as use:
             handle = self.esapi.load(parent.handle, private, public, session1=use)
         self.esapi.tr_set_auth(handle, key.authorization)
         return handle
-
-    @contextmanager
-    def _salted_session(self, key: _LoadedEndorsementKey) -> Iterator[Any]:
-        with command("TPM2_StartAuthSession"):
-            session = self.esapi.start_auth_session(
-                key.handle,
-                constants.ESYS_TR.NONE,
-                constants.TPM2_SE.HMAC,
-                types.TPMT_SYM_DEF.parse("aes128cfb"),
-                constants.TPM2_ALG.SHA256,
-            )
-        with self.flushed(session):
-            attributes = constants.TPMA_SESSION
-            self.esapi.trsess_set_attributes(
-                session, attributes.CONTINUESESSION | attributes.DECRYPT | attributes.ENCRYPT
-            )
-            yield session
 
     def _activate(self, key: Any, parent: Any, identity: Any, seed: Any, session: Any, use: Any) -> bytes:
         try:
@@ -288,7 +272,7 @@ class TpmDevice(TpmConnection):
     def _quote(
         self, key: Any, session: Any, qualifying_data: bytes, bank: str, pcrs: Sequence[int]
     ) -> SignedQuote:
-        selection = _unmarshal(types.TPML_PCR_SELECTION, pcr_selection(bank, pcrs), "pcrs")
+        selection = unmarshal(types.TPML_PCR_SELECTION, pcr_selection(bank, pcrs), "pcrs")
         for _attempt in range(QUOTE_ATTEMPTS):
             values = self.read_pcrs(bank, pcrs)
             with command("TPM2_Quote"):
@@ -317,17 +301,6 @@ def _is_of_template(public: Any, template: Any) -> bool:
     expected, _size = types.TPM2B_PUBLIC.unmarshal(template.marshal())
     expected.publicArea.unique = public.publicArea.unique
     return bool(expected.marshal() == public.marshal())
-
-
-def _unmarshal(kind: Any, data: bytes, field: str) -> Any:
-    """One TPM structure from exactly `data`. Raises InvalidField."""
-    try:
-        value, size = kind.unmarshal(data)
-    except (TSS2_Exception, ValueError):
-        raise InvalidField(field, f"is not a {kind.__name__}") from None
-    if size != len(data):
-        raise InvalidField(field, f"has {len(data) - size} trailing bytes")
-    return value
 
 
 def _attestation_key_template(p256: bool) -> Any:

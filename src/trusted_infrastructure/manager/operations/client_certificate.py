@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.manager import key_providers
-from trusted_infrastructure.manager.certificates import read_certificate, read_private_key
+from trusted_infrastructure.manager.certificates import read_client_chain, read_private_key
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.key_providers import MadeCertificate, MadeRequest
 from trusted_infrastructure.manager.operations.key_providers import ProviderInput
 from trusted_infrastructure.manager.operations.structures import TRUST_AUTHORITY, TRUST_AUTHORITY_PATH
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, ResourceInaccessible
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
-from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure
+from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, argument_error
 
 SERVICE = f"{TRUST_AUTHORITY}.kms.providers"
 PATH = f"{TRUST_AUTHORITY_PATH}/{{cluster}}/kms/providers/{{provider}}"
@@ -40,13 +40,15 @@ class CsrInfo(Structure, frozen=True):
 
 
 class UpdateSpec(Structure, frozen=True):
-    """A client certificate (PEM). private_key (PEM): unset when it answers the outstanding request."""
+    """A client certificate (PEM), which its intermediates may follow.
+
+    private_key (PEM): unset when it answers the outstanding request, or is for the key of the one of now."""
 
     certificate: str
     private_key: str | None = None
 
     def __post_init__(self) -> None:
-        certificate = read_certificate("certificate", self.certificate)
+        certificate = read_client_chain("certificate", self.certificate)
         if self.private_key is not None:
             key = read_private_key("private_key", self.private_key)
             if key.public_key() != certificate.x509.public_key():
@@ -99,15 +101,21 @@ async def get(context: Context, given: ProviderInput) -> Info:
 async def update(context: Context, given: UpdateInput) -> None:
     async with context.manager.replication.lock(context.cluster):
         before = key_providers.find(context, given.provider)
-        certificate = read_certificate("spec.certificate", given.spec.certificate)
-        if given.spec.private_key is None:
+        now = context.manager.clock()
+        try:
+            certificate = read_client_chain("certificate", given.spec.certificate, now)
+        except FieldError as error:
+            raise argument_error(error, "spec") from None
+        answered = False
+        if given.spec.private_key is None and is_for_the_key_of_now(certificate.x509, before):
+            sealed = before.client_private_key
+        elif given.spec.private_key is None:
             check_answers_request(certificate.x509, before)
-            sealed = before.csr_private_key
+            sealed, answered = before.csr_private_key, True
         else:
             key = read_private_key("spec.private_key", given.spec.private_key)
             plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             sealed = await key_providers.sealed(context, given.provider, "client_private_key", plain)
-        answered = given.spec.private_key is None
 
         def edit(current: KeyProvider) -> KeyProvider:
             return msgspec.structs.replace(
@@ -119,6 +127,14 @@ async def update(context: Context, given: UpdateInput) -> None:
             )
 
         await key_providers.change(context, given.provider, edit)
+
+
+def is_for_the_key_of_now(certificate: x509.Certificate, provider: KeyProvider) -> bool:
+    """Whether it is another certificate for the client key that the provider has: a renewed one, say."""
+    if provider.client_certificate is None or provider.client_private_key is None:
+        return False
+    known = x509.load_pem_x509_certificate(provider.client_certificate.encode())
+    return known.public_key() == certificate.public_key()
 
 
 def check_answers_request(certificate: x509.Certificate, provider: KeyProvider) -> None:

@@ -99,18 +99,22 @@ class KeyServerUpdateSpec(Structure, frozen=True):
 
 
 class UpdateSpec(Structure, frozen=True):
-    """Unset: unchanged. master_key_id: another primary key for new keys."""
+    """Unset: unchanged. master_key_id: another primary key for new keys, which is a rotation."""
 
     master_key_id: Identifier | None = None
     key_server: KeyServerUpdateSpec | None = None
     required_userspace: Userspace | None = None
 
+    @property
+    def has_settings(self) -> bool:
+        """Whether anything but the primary key is given."""
+        return self.key_server is not None or self.required_userspace is not None
+
     def applied_to(self, before: documents.KeyProvider) -> documents.KeyProvider:
-        """The document with these changes. Another primary key has another check value."""
+        """The document with these changes, but for the primary key."""
         key_server = self.key_server or KeyServerUpdateSpec()
         kmip = key_server.kmip_server or KmipServerUpdateSpec()
         values: dict[str, object] = {
-            "master_key_id": self.master_key_id,
             "description": key_server.description,
             "proxy_server": proxy_document(key_server.proxy_server),
             "connection_timeout": key_server.connection_timeout,
@@ -119,19 +123,29 @@ class UpdateSpec(Structure, frozen=True):
             "required_userspace": self.required_userspace,
         }
         changes = {name: value for name, value in values.items() if value is not None}
-        if self.master_key_id not in {None, before.master_key_id}:
-            changes["primary_key_check_value"] = None
         return msgspec.structs.replace(before, **changes)
 
 
+class KeyAvailability(Structure, frozen=True):
+    """A primary key on one key server. available: every host has it from there. state: KMIP's, ACTIVE or
+    DEACTIVATED, empty where none has it; code: why a host has it not."""
+
+    master_key_id: str
+    available: bool
+    state: str
+    code: str
+
+
 class ServerInfo(Structure, frozen=True):
-    """How a key server does, and who trusts whom."""
+    """How a key server does, and who trusts whom. keys is ours: the primary keys, the one that wraps
+    first."""
 
     health: Health
     details: list[LocalizableMessage]
     client_trust_server: bool
     server_trust_client: bool
     name: str
+    keys: list[KeyAvailability] = []
 
 
 class Status(Structure, frozen=True):

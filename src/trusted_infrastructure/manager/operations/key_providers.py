@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
-from trusted_infrastructure.manager import authority_documents, key_providers, service_reports
+from trusted_infrastructure.manager import (
+    authority_documents,
+    key_provider_events,
+    key_provider_rotation,
+    key_providers,
+    service_reports,
+)
 from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.health import document_health
@@ -15,6 +21,7 @@ from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.operations.key_provider_structures import (
     CreateSpec,
     Info,
+    KeyAvailability,
     ServerInfo,
     Status,
     UpdateSpec,
@@ -27,10 +34,16 @@ from trusted_infrastructure.manager.operations.structures import (
 )
 from trusted_infrastructure.manager.provider_secrets import KIND
 from trusted_infrastructure.manager.replication import Comparison
-from trusted_infrastructure.manager.service_reports import KmsReport, ProviderReport, ServerReport
+from trusted_infrastructure.manager.service_reports import (
+    KeyReport,
+    KmsReport,
+    ProviderReport,
+    ServerReport,
+)
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
     InvalidArgument,
+    NotAllowedInCurrentState,
     NotFound,
     ResourceInaccessible,
     message,
@@ -73,16 +86,25 @@ class Summary(Structure, frozen=True):
 
 
 async def create(context: Context, given: CreateInput) -> None:
-    await authority_documents.create(context, KIND, given.spec.provider, given.spec.content())
+    with key_provider_events.noted(context, given.spec.provider):
+        await authority_documents.create(context, KIND, given.spec.provider, given.spec.content())
 
 
 async def update(context: Context, given: UpdateInput) -> None:
+    """Another primary key comes last: the key servers that it is asked of are those of the new settings."""
+    spec, provider = given.spec, given.provider
     async with context.manager.replication.lock(context.cluster):
-        await key_providers.change(context, given.provider, given.spec.applied_to)
+        if spec.master_key_id is not None:
+            key_provider_rotation.check_may_rotate(context, provider, spec.master_key_id)
+        if spec.master_key_id is None or spec.has_settings:
+            await key_providers.change(context, provider, spec.applied_to)
+        if spec.master_key_id is not None:
+            await key_provider_rotation.rotate(context, provider, spec.master_key_id)
 
 
 async def delete(context: Context, given: ProviderInput) -> None:
-    await authority_documents.delete(context, KIND, given.provider, KeyProvider)
+    with key_provider_events.noted(context, given.provider):
+        await authority_documents.delete(context, KIND, given.provider, KeyProvider)
 
 
 async def get(context: Context, given: ProviderInput) -> Info:
@@ -150,7 +172,26 @@ def server_info(provider: str, server: str, reports: Reports) -> ServerInfo:
         details=[text for host, found in known for text in service_reports.texts(host, found.details)],
         client_trust_server=bool(known) and all(found.client_trust_server for _host, found in known),
         server_trust_client=bool(known) and all(found.server_trust_client for _host, found in known),
+        keys=key_availability([found for _host, found in known]),
     )
+
+
+def key_availability(reports: Sequence[ServerReport]) -> list[KeyAvailability]:
+    """What all hosts say of the primary keys on one server: there, when each of them has it from there."""
+    found: dict[str, list[KeyReport]] = {}
+    for report in reports:
+        for key in report.keys:
+            found.setdefault(key.primary_key_id, []).append(key)
+    return [
+        KeyAvailability(
+            master_key_id=key_id,
+            available=all(key.state for key in keys),
+            # DEACTIVATED where hosts differ: it comes after ACTIVE.
+            state=max(key.state for key in keys),
+            code=next((key.code for key in keys if key.code), ""),
+        )
+        for key_id, keys in found.items()
+    ]
 
 
 NO_REPORT = ProviderReport("NONE", [], [])
@@ -197,7 +238,7 @@ OPERATIONS: Table = (
         output=None,
         handler=update,
         privileges=MANAGE,
-        errors=(InvalidArgument, NotFound, ResourceInaccessible),
+        errors=(InvalidArgument, NotAllowedInCurrentState, NotFound, ResourceInaccessible),
         body="spec",
         task=True,
         side="trust_authority",

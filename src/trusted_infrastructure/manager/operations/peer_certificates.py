@@ -8,7 +8,7 @@ from cryptography import x509
 
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.manager import key_providers
-from trusted_infrastructure.manager.certificates import issued_by, read_certificate
+from trusted_infrastructure.manager.certificates import fits_name, issued_by, read_certificate
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.key_providers import PeerCertificate
 from trusted_infrastructure.manager.operations.key_providers import ProviderInput
@@ -88,7 +88,7 @@ async def list_current(context: Context, given: ListInput) -> list[Summary]:
     peers = await key_providers.first_answer(
         context, given.provider, "GET", "peer-certs", list[PeerCertificate]
     )
-    found = [summary_of(peer, content) for peer in peers]
+    found = [summary_of(peer, content, context.manager.clock()) for peer in peers]
     wanted = given.spec
     return [
         item
@@ -98,9 +98,14 @@ async def list_current(context: Context, given: ListInput) -> list[Summary]:
     ]
 
 
-def summary_of(peer: PeerCertificate, provider: KeyProvider) -> Summary:
+def summary_of(peer: PeerCertificate, provider: KeyProvider, now: float) -> Summary:
     """As the API gives it."""
     errors = [] if peer.error is None else [message(peer.error, "peer_certificate", peer.server_name)]
+    if peer.certificate is not None:
+        hostname = next(
+            (server.address.hostname for server in provider.servers if server.name == peer.server_name), ""
+        )
+        errors += unfit(peer.certificate, peer.server_name, hostname, now)
     trusted = peer.certificate is not None and is_trusted(peer.certificate, provider.trusted_certificates)
     return Summary(
         server_name=peer.server_name,
@@ -108,6 +113,23 @@ def summary_of(peer: PeerCertificate, provider: KeyProvider) -> Summary:
         error_messages=errors,
         trusted=trusted,
     )
+
+
+def unfit(certificate: str, server: str, hostname: str, now: float) -> list[LocalizableMessage]:
+    """Why no client would accept what a server presents, whoever it trusts. hostname: what is dialled."""
+    try:
+        presented = x509.load_pem_x509_certificate(certificate.encode())
+    except ValueError:
+        return [message(f"What {server!r} presents is no certificate.", "certificate_invalid", server)]
+    found = []
+    if not fits_name(presented, hostname):
+        text = f"What {server!r} presents is not for {hostname!r}, so it will not be accepted from there."
+        found.append(message(text, "certificate_invalid", server))
+    if not presented.not_valid_before_utc.timestamp() <= now < presented.not_valid_after_utc.timestamp():
+        span = f"{presented.not_valid_before_utc:%Y-%m-%d} to {presented.not_valid_after_utc:%Y-%m-%d}"
+        text = f"What {server!r} presents is valid from {span}, and not now."
+        found.append(message(text, "certificate_expired", server))
+    return found
 
 
 def is_trusted(certificate: str, trusted: list[str]) -> bool:

@@ -103,18 +103,16 @@ def visible_task(context: Context, task: str) -> TaskInfo:
 
 def sees(context: Context, info: TaskInfo) -> bool:
     """Whether the caller started the task, or could have."""
-    user = context.caller.user
-    if info.user == user.name:
+    if info.user == context.caller.user.name:
         return True
     target = info.target.id if info.target else None
     with context.manager.database.transaction() as connection:
         clusters = all_clusters(connection)
-        owner = next((host.cluster for host in all_hosts(connection) if host.id == target), None)
+        host = next((item for item in all_hosts(connection) if item.id == target), None)
+    owner = None if host is None else host.cluster
     cluster = next((item for item in clusters if item.id == target or item.number == owner), None)
-    if cluster is None and user.cluster is not None:
-        return False
     return any(
-        may_run(operation, user, cluster)
+        may_run(operation, context.caller_rights, cluster, host)
         for operation in context.manager.table
         if (operation.service, operation.wire_id) == (info.service, info.operation)
     )

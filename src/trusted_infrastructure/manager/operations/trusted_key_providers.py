@@ -6,17 +6,11 @@ vSphere has this outside of the trusted infrastructure's API.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-
 import sqlalchemy as sql
 
-from trusted_infrastructure.config.documents import TrustedKeyProvider
-from trusted_infrastructure.manager import desired, registrations, trusted_clusters
-from trusted_infrastructure.manager.context import Context, Manager
+from trusted_infrastructure.manager import provider_registry, registrations, trusted_clusters
+from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.database import trusted_key_providers as table
-from trusted_infrastructure.manager.inventory import Cluster, all_clusters
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
@@ -24,6 +18,7 @@ from trusted_infrastructure.manager.vapi.errors import (
     NotAllowedInCurrentState,
     NotFound,
     ResourceInaccessible,
+    UnableToAllocateResource,
     Unsupported,
 )
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
@@ -79,17 +74,21 @@ class Info(Structure, frozen=True):
     default: bool
 
 
-def info_of(name: str, content: TrustedKeyProvider) -> Info:
-    """As the API gives it."""
-    return Info(provider=name, group=content.group, default=content.default)
-
-
-def find(connection: sql.Connection, name: str) -> TrustedKeyProvider:
+def find(connection: sql.Connection, name: str) -> Info:
     """A provider. Raises NotFound."""
-    found = trusted_clusters.providers(connection).get(name)
+    found = {provider.provider: provider for provider in everything(connection)}.get(name)
     if found is None:
         raise NotFound(f"This manager has no trusted key provider {name!r}.", name, reason="no_provider")
     return found
+
+
+def everything(connection: sql.Connection) -> list[Info]:
+    """All of them, in the order of names."""
+    default = provider_registry.default_of(connection, None)
+    return [
+        Info(provider=name, group=group, default=name == default)
+        for name, group in trusted_clusters.provider_groups(connection).items()
+    ]
 
 
 def only_group(connection: sql.Connection) -> str:
@@ -102,27 +101,18 @@ def only_group(connection: sql.Connection) -> str:
     return groups[0]
 
 
-def write(connection: sql.Connection, name: str, content: TrustedKeyProvider) -> None:
-    """Inserts or replaces a provider; a default one takes that from the others."""
-    if content.default:
-        connection.execute(table.update().values(is_default=False))
-    connection.execute(table.delete().where(table.c.name == name))
-    connection.execute(table.insert().values(name=name, group_id=content.group, is_default=content.default))
-
-
 async def create(context: Context, given: CreateInput) -> None:
     spec = given.spec
 
     def add(connection: sql.Connection) -> None:
-        known = trusted_clusters.providers(connection)
-        if spec.provider in known:
-            text = f"This manager has a trusted key provider {spec.provider!r}."
-            raise AlreadyExists(text, spec.provider)
+        provider_registry.check_new(connection, spec.provider)
         group = only_group(connection) if spec.group is None else spec.group
-        first = not any(provider.default for provider in known.values())
-        write(connection, spec.provider, TrustedKeyProvider(group=group, default=first or bool(spec.default)))
+        connection.execute(table.insert().values(name=spec.provider, group_id=group))
+        provider_registry.added(connection, spec.provider)
+        if spec.default:
+            provider_registry.make_default(context, connection, None, spec.provider)
 
-    await change(context, add)
+    await provider_registry.change(context.manager, add)
 
 
 async def update(context: Context, given: UpdateInput) -> None:
@@ -132,79 +122,43 @@ async def update(context: Context, given: UpdateInput) -> None:
         before = find(connection, given.provider)
         if spec.default is False and before.default:
             raise NotAllowedInCurrentState(
-                f"{given.provider!r} is the default; make another provider the default instead.",
+                f"{given.provider!r} is the default; make another provider the default instead, or unset the "
+                "manager's default key provider.",
                 given.provider,
                 reason="is_default",
             )
-        group = before.group if spec.group is None else spec.group
-        content = TrustedKeyProvider(group=group, default=before.default or bool(spec.default))
-        write(connection, given.provider, content)
+        if spec.group is not None:
+            row = table.update().where(table.c.name == given.provider)
+            connection.execute(row.values(group_id=spec.group))
+        if spec.default:
+            provider_registry.make_default(context, connection, None, given.provider)
 
-    await change(context, replace)
+    await provider_registry.change(context.manager, replace)
 
 
 async def delete(context: Context, given: ProviderInput) -> None:
-    """The default one leaves none: no other begins to encrypt without somebody saying so."""
+    """Where it was the default there is none: no other begins to encrypt without somebody saying so."""
 
     def remove(connection: sql.Connection) -> None:
         find(connection, given.provider)
         connection.execute(table.delete().where(table.c.name == given.provider))
+        without_default = provider_registry.removed(connection, given.provider)
+        provider_registry.report_removal(context, connection, given.provider, without_default)
 
-    await change(context, remove)
+    await provider_registry.change(context.manager, remove)
 
 
 async def get(context: Context, given: ProviderInput) -> Info:
     with context.manager.database.transaction() as connection:
-        return info_of(given.provider, find(connection, given.provider))
+        return find(connection, given.provider)
 
 
 async def list_providers(context: Context, _given: Nothing) -> list[Info]:
     with context.manager.database.transaction() as connection:
-        providers = trusted_clusters.providers(connection)
-    return [info_of(name, content) for name, content in providers.items()]
+        return everything(connection)
 
 
-async def change(context: Context, work: Callable[[sql.Connection], None]) -> None:
-    """Changes the providers by `work`, and what all clusters with Key Provider Services desire, in one
-    transaction: so whatever stops the manager after it, a remediation completes. Then sends it.
-
-    Raises what `work` raises, and ResourceInaccessible naming the hosts of all clusters that failed."""
-    manager = context.manager
-    async with AsyncExitStack() as locks:
-        with manager.database.transaction() as connection:
-            clusters = all_clusters(connection)
-        for cluster in clusters:  # in this order always, or two changes could wait for each other
-            await locks.enter_async_context(manager.replication.lock(cluster))
-        with manager.database.transaction() as connection:
-            work(connection)
-            changed = [cluster for cluster in clusters if desire(connection, cluster)]
-        answers = await asyncio.gather(*(send(manager, cluster) for cluster in changed))
-    failures = [answer for answer in answers if answer is not None]
-    if failures:
-        raise ResourceInaccessible(
-            " ".join(error.text for error in failures),
-            reason="replication_failed",
-            details=[item for error in failures for item in error.messages[1:]],
-        )
-
-
-def desire(connection: sql.Connection, cluster: Cluster) -> bool:
-    """Brings the desired state of a cluster to the providers as they are; whether that changed it."""
-    uses_kms = bool(trusted_clusters.services(connection, cluster, "kms_service"))
-    changes = trusted_clusters.provider_changes(connection, cluster, uses_kms)
-    return bool(desired.write(connection, cluster, changes))
-
-
-async def send(manager: Manager, cluster: Cluster) -> ResourceInaccessible | None:
-    """Brings a cluster's hosts to the desired state; the error, so that others are served as well."""
-    try:
-        await manager.replication.remediate(cluster)
-    except ResourceInaccessible as error:
-        return error
-    return None
-
-
-READ = privileges("TrustedAdmin.ReadTrustedHosts")
+READ = privileges("Cryptographer.ReadKeyServersInfo")
 MANAGE = privileges("Cryptographer.ManageKeyServers")
 
 OPERATIONS: Table = (
@@ -230,7 +184,7 @@ OPERATIONS: Table = (
         output=None,
         handler=create,
         privileges=MANAGE,
-        errors=(AlreadyExists, InvalidArgument, ResourceInaccessible, Unsupported),
+        errors=(AlreadyExists, InvalidArgument, ResourceInaccessible, UnableToAllocateResource, Unsupported),
         body="spec",
         task=True,
         side="workload",

@@ -6,15 +6,16 @@ from __future__ import annotations
 import traceback
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from trusted_infrastructure.manager.authorization import check_held, check_object
+from trusted_infrastructure.manager.authorization import check_held, check_object, wanted_of
 from trusted_infrastructure.manager.context import Basic, Context, Manager
 from trusted_infrastructure.manager.inventory import Cluster, Host, all_clusters, find_cluster, find_host
 from trusted_infrastructure.manager.nodes import NodeError
+from trusted_infrastructure.manager.permissions import rights_of
 from trusted_infrastructure.manager.tasks import DynamicId, NewTask, Running
 from trusted_infrastructure.manager.vapi.errors import (
     NotFound,
@@ -34,11 +35,12 @@ log = structlog.get_logger("manager.api")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as the protocol gives it: a session id, or credentials for a login."""
+    """Who asks, as the protocol gives it: a session id, credentials for a login, or the token of a download."""
 
     address: str
-    session: str | None = None
+    session: str | None = field(default=None, repr=False)
     basic: Basic | None = None
+    bearer: str | None = field(default=None, repr=False)
 
 
 async def authenticate(manager: Manager, operation: AnyOperation, caller: Caller) -> Context:
@@ -46,11 +48,19 @@ async def authenticate(manager: Manager, operation: AnyOperation, caller: Caller
 
     Raises Unauthenticated, Unauthorized."""
     if operation.public:
-        return Context(manager=manager, address=caller.address, basic=caller.basic)
+        return Context(manager=manager, address=caller.address, basic=caller.basic, bearer=caller.bearer)
     session = manager.sessions.find(caller.session)
-    context = Context(manager=manager, address=caller.address, session=session)
+    with manager.database.transaction() as connection:
+        rights = rights_of(connection, session.user)
+    context = Context(
+        manager=manager,
+        address=caller.address,
+        session=session,
+        rights=rights,
+        wanted=tuple(wanted_of(operation)),
+    )
     try:
-        check_held(operation, session.user)
+        check_held(operation, rights)
     except Unauthorized as error:
         await record(context, operation, error.reason)
         raise
@@ -63,7 +73,7 @@ async def locate(context: Context, operation: AnyOperation, path: Mapping[str, s
     cluster, host = objects(context.manager, path)
     if not operation.public:
         try:
-            check_object(operation, context.caller.user, cluster)
+            check_object(operation, context.caller_rights, cluster, host)
         except Unauthorized as error:
             await record(context, operation, error.reason, target(operation, path))
             raise

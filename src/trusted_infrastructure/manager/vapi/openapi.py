@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from trusted_infrastructure.manager.vapi.binding import TASK_PARAMETER, optional, without_none
+from trusted_infrastructure.manager.vapi.download import Download
 from trusted_infrastructure.manager.vapi.errors import ErrorBody, Unauthenticated, Unauthorized, VapiError
 from trusted_infrastructure.manager.vapi.operation import AnyOperation, Table
 
@@ -21,7 +22,7 @@ def document(table: Table, title: str, version: str) -> dict[str, Any]:
     the query in the path."""
     types: list[Any] = [ErrorBody]
     for operation in table:
-        types += [hint for hint in (body_type(operation), operation.output) if hint is not None]
+        types += [hint for hint in (body_type(operation), json_output(operation)) if hint is not None]
         types += [hint for _name, hint, _required in parameters(operation)]
     schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
     by_type = {repr(hint): schema for hint, schema in zip(types, schemas, strict=True)}
@@ -53,6 +54,11 @@ def path_key(operation: AnyOperation) -> str:
     if operation.task:
         query.append(f"{TASK_PARAMETER}=true")
     return operation.path + ("?" + "&".join(query) if query else "")
+
+
+def json_output(operation: AnyOperation) -> Any:
+    """Type of the JSON answer, or None."""
+    return None if operation.output is Download else operation.output
 
 
 def body_type(operation: AnyOperation) -> Any:
@@ -116,6 +122,8 @@ def responses(operation: AnyOperation, schemas: dict[str, Any]) -> dict[str, Any
     success: dict[str, Any] = {"description": "The id of the task" if operation.task else "Success"}
     if operation.task:
         success["content"] = {JSON: {"schema": {"type": "string"}}}
+    elif operation.output is Download:
+        success["content"] = {kind: {} for kind in operation.media_types}
     elif operation.output is not None:
         success["content"] = {JSON: {"schema": schemas[repr(operation.output)]}}
     found: dict[str, Any] = {str(operation.status): success}

@@ -60,7 +60,7 @@ class Operation(Generic[Input, Output]):
     trailing slash. output: type of the result (of the task's result for a task), None for void. success: HTTP
     status; derived when 0. public: needs no session (login). side: the manager that does this; None for both.
     changes: False for operations that only read, whatever their method; audit records are made of the others.
-    limit: largest body in bytes.
+    limit: largest body in bytes. media_types: of the file that it answers with; its output is Download then.
     """
 
     service: str
@@ -81,6 +81,7 @@ class Operation(Generic[Input, Output]):
     public: bool = False
     success: int = 0
     limit: int = 256 * 1024
+    media_types: tuple[str, ...] = ()
 
     @property
     def wire_id(self) -> str:
@@ -103,8 +104,10 @@ class Operation(Generic[Input, Output]):
 
     @property
     def changes(self) -> bool:
-        """Whether this changes something: everything but get and list."""
-        return self.operation.split("_")[0] not in {"get", "list", "query", "export"}
+        """Whether this changes something: everything but get and list. So does an export that is a POST: what
+        it makes is there afterwards."""
+        verb = self.operation.split("_")[0]
+        return verb not in {"get", "list", "query", "export"} or (verb == "export" and self.method != "GET")
 
 
 AnyOperation = Operation[Any, Any]

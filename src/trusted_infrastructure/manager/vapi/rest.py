@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from trusted_infrastructure.manager.context import Basic, Manager
 from trusted_infrastructure.manager.vapi.binding import bind
 from trusted_infrastructure.manager.vapi.dispatch import Caller, authenticate, explain, locate, perform
+from trusted_infrastructure.manager.vapi.download import Download
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, VapiError
 from trusted_infrastructure.manager.vapi.routing import Router, check_task_parameter
 
@@ -58,6 +59,8 @@ class RestApi:
         result = await perform(context, operation, values, match.path)
         if operation.output is None and not operation.task:
             return Response(status_code=operation.status)
+        if isinstance(result, Download):
+            return download_response(result, operation.status)
         return json_response(result, operation.status)
 
 
@@ -102,6 +105,7 @@ def caller_of(request: Request) -> Caller:
         address=request.headers.get(ADDRESS_HEADER, "")[:64],
         session=request.headers.get(SESSION_HEADER),
         basic=None if authorization is None else basic_credentials(authorization),
+        bearer=None if authorization is None else bearer_token(authorization),
     )
 
 
@@ -117,6 +121,12 @@ def basic_credentials(header: str) -> Basic | None:
     return Basic(name, password) if separator else None
 
 
+def bearer_token(header: str) -> str | None:
+    """The token of an RFC 6750 header; None for another."""
+    scheme, _separator, token = header.partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
 def json_response(content: object, status: int) -> Response:
     """A JSON answer; it may be about secrets, so nobody keeps it."""
     return Response(
@@ -125,6 +135,14 @@ def json_response(content: object, status: int) -> Response:
         media_type="application/json",
         headers={"cache-control": "no-store"},
     )
+
+
+def download_response(download: Download, status: int) -> Response:
+    """A file, at once or in pieces."""
+    content = download.content
+    if isinstance(content, bytes):
+        return Response(content, status, download.headers, download.media_type)
+    return StreamingResponse(content, status, download.headers, download.media_type)
 
 
 def error_response(error: VapiError) -> Response:

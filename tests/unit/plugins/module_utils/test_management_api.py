@@ -414,3 +414,57 @@ def test_secrets_are_in_no_text(wire: Wire) -> None:
         texts += [str(caught.value), repr(caught.value)]
     for secret in (PASSWORD, SESSION, "kmip-secret"):
         assert not any(secret in text for text in texts)
+
+
+# ---- files that are opened by a token
+
+
+URL = "https://another.example/api/trust/backups/1?part=2"
+
+
+def test_a_file_is_fetched_from_the_server_that_offered_it(wire: Wire) -> None:
+    """The token goes to no other host, and the session nowhere."""
+    wire.answers = [SESSION, b"the file", None]
+    with ManagementClient("manager.example", "administrator", PASSWORD) as client:
+        assert client.fetch(URL, "the-token") == b"the file"
+    request = wire.requests[1]
+    assert request.full_url == "https://manager.example:443/api/trust/backups/1?part=2"
+    assert request.get_header("Authorization") == "Bearer the-token"
+    assert SESSION not in str(request.headers.values())
+    assert (request.get_method(), request.data) == ("GET", None)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://manager.example/api/x", "file:///etc/passwd", "/api/x", "https://manager.example", ""]
+)
+def test_a_file_elsewhere_is_not_fetched(wire: Wire, url: str) -> None:
+    client = ManagementClient("manager.example", "administrator", PASSWORD)
+    with pytest.raises(ApiError, match="is no HTTPS URL"):
+        client.fetch(url, "the-token")
+    assert wire.requests == []
+
+
+def test_a_file_without_end_is_given_up(wire: Wire) -> None:
+    wire.answers = [bytes(management_api.LARGEST_FILE + 1)]
+    client = ManagementClient("manager.example", "administrator", PASSWORD)
+    with pytest.raises(ApiError, match="more than"):
+        client.fetch(URL, "the-token")
+
+
+USED = b'{"error_type": "UNAUTHENTICATED", "messages": [{"id": "x", "default_message": "was used"}]}'
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (HTTPError(URL, 401, "no", Message(), io.BytesIO(USED)), "was used"),
+        (URLError("refused"), "did not give the file: refused"),
+        (IncompleteRead(b"half"), "did not give the file"),
+    ],
+)
+def test_a_file_that_does_not_come(wire: Wire, error: Exception, text: str) -> None:
+    wire.answers = [error]
+    client = ManagementClient("manager.example", "administrator", PASSWORD)
+    with pytest.raises(ApiError, match=text) as caught:
+        client.fetch(URL, "the-token")
+    assert "the-token" not in str(caught.value)

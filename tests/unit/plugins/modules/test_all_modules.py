@@ -10,11 +10,12 @@ from unittest import mock
 
 import pytest
 import yaml
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import FILE_COMMON_ARGUMENTS, AnsibleModule
 
 import ansible_collections.trusted.infrastructure.plugins.modules as package
 
 MODULES = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
+FURTHER_FRAGMENTS = {"ansible.builtin.files", "trusted.infrastructure.event_filters"}
 LOCAL = {"runtime_environment", "service_command", "system_state", "trust_record"}
 
 
@@ -55,7 +56,8 @@ def test_every_module_takes_the_connection_and_hides_its_password(name: str) -> 
     assert arguments["password"]["no_log"] is True
     fragments = documentation_of(name)["extends_documentation_fragment"]
     attributes = "attributes.info" if name.endswith(("_info", "_assert")) else "attributes"
-    assert set(fragments) == {"trusted.infrastructure.connection", f"trusted.infrastructure.{attributes}"}
+    expected = {"trusted.infrastructure.connection", f"trusted.infrastructure.{attributes}"}
+    assert set(fragments) - FURTHER_FRAGMENTS == expected
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -64,6 +66,8 @@ def test_examples_are_tasks_of_the_module_with_names(name: str) -> None:
     tasks = yaml.safe_load(module.EXAMPLES)
     assert any(f"trusted.infrastructure.{name}" in task for task in tasks)
     documented = set(documentation_of(name).get("options", {})) | set(options_of(name)["argument_spec"])
+    if options_of(name).get("add_file_common_args"):
+        documented |= set(FILE_COMMON_ARGUMENTS)
     for task in tasks:
         assert task["name"][0].isupper()
         assert set(task.get(f"trusted.infrastructure.{name}") or {}) <= documented

@@ -1,0 +1,50 @@
+# Copyright: (c) 2026, trusted.infrastructure contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Standard key providers in the management API of the workload manager."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    Call,
+    ManagementClient,
+    path,
+)
+from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
+
+RESOURCE = "/trust/standard-key-providers"
+KMIP_PORT = 5696
+PROXY_PORT = 1080
+FIELDS = ("provider", "description", "connection_timeout", "has_credential")
+
+
+def read(client: ManagementClient, name: str) -> dict[str, t.Any] | None:
+    """The provider with its certificates, every field there; None where there is none."""
+    one = RESOURCE + path("/{name}", name=name)
+    found = client.find(Call("GET", one))
+    if found is None:
+        return None
+    certificate = client.find(Call("GET", one + "/client-certificate"))
+    csr = client.find(Call("GET", one + "/csr"))
+    trusted = client.call(Call("GET", one + "/peer-certs/trusted"))["certificates"]
+    proxy = found.get("proxy_server")
+    return {
+        **{key: found[key] for key in FIELDS},
+        "servers": [
+            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)}
+            for row in found["servers"]
+        ],
+        "username": found.get("username") or "",
+        "proxy_server": address_of(proxy, PROXY_PORT) if proxy else None,
+        "certificate": certificates([certificate["certificate"]])[0] if certificate else None,
+        "csr": csr and csr["csr"],
+        "trusted_certificates": certificates(trusted),
+        "health": found["status"]["health"],
+    }
+
+
+def address_of(address: t.Mapping[str, t.Any], port: int) -> dict[str, t.Any]:
+    """An address of the API, with its port also where the server left it out."""
+    return {"hostname": address["hostname"], "port": address.get("port") or port}

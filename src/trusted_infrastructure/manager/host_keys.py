@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keys that hosts keep for objects, wrapped: which there are, and having them wrapped again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from trusted_infrastructure.key_delivery import (
+    MAX_OBJECTS,
+    KeyRecord,
+    KeyRecords,
+    LeftKey,
+    RewrapKeys,
+    RewrapReport,
+)
+from trusted_infrastructure.manager import crypto_events, events
+from trusted_infrastructure.manager.context import Manager
+from trusted_infrastructure.manager.inventory import Host
+from trusted_infrastructure.manager.nodes import NodeError, ask
+
+KEYS = "/agent/manage/v1/keys"
+# An agent answers a request to wrap keys again after 45 s with what it has, and the last key may take longer.
+REWRAP_TIMEOUT = 100.0
+UNFINISHED = "rewrap_unfinished"
+
+
+@dataclass(frozen=True)
+class Rewrapped:
+    """What came of a request at one host. failure: why nothing, or nothing more, was done there."""
+
+    host: Host
+    report: RewrapReport
+    failure: NodeError | None = None
+
+
+async def keys_of(manager: Manager, host: Host) -> list[KeyRecord]:
+    """The keys that a host keeps. Raises NodeError."""
+    return (await ask(manager.nodes, host.name, "GET", KEYS, KeyRecords)).keys
+
+
+async def rewrap(
+    manager: Manager, hosts: Sequence[Host], asked: RewrapKeys, user: str, done: Callable[[int], None]
+) -> list[Rewrapped]:
+    """Have all hosts wrap keys again, at once; what came of it, with events. A host that does not answer does
+    not keep the others. done: told how many hosts are through."""
+    finished = 0
+
+    async def one(host: Host) -> Rewrapped:
+        nonlocal finished
+        result = await rewrap_on(manager, host, asked)
+        if not asked.dry_run:
+            record(manager, result, user)
+        finished += 1
+        done(finished)
+        return result
+
+    return list(await asyncio.gather(*(one(host) for host in hosts)))
+
+
+async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrapped:
+    """One host. Keys for which it had no time are asked for again, as long as it gets on; and those alone,
+    because with `replace` each of the others would get another key encryption key."""
+    rewrapped: list[KeyRecord] = []
+    left: list[LeftKey] = []
+    deep: dict[str, KeyRecord] = {}
+    rest: list[LeftKey] = []
+    failure = None
+    while True:
+        try:
+            report = await ask(
+                manager.nodes, host.name, "POST", f"{KEYS}/rewrap", RewrapReport, asked, REWRAP_TIMEOUT
+            )
+        except NodeError as error:
+            failure = error
+            break
+        rewrapped += report.rewrapped
+        deep |= {key.key_id: key for key in report.deep_recrypt}
+        left += [key for key in report.left if key.code != UNFINISHED]
+        rest = [key for key in report.left if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
+        if not rest or not report.rewrapped:
+            break
+        asked = msgspec.structs.replace(asked, key_ids=[key.key_id for key in rest[:MAX_OBJECTS]])
+    return Rewrapped(
+        host,
+        RewrapReport(rewrapped=rewrapped, left=left + rest, deep_recrypt=list(deep.values())),
+        failure,
+    )
+
+
+def record(manager: Manager, result: Rewrapped, user: str) -> None:
+    """An event for each key that was wrapped again, and one for all that were not."""
+    host, report = result.host, result.report
+    with manager.database.transaction() as connection:
+        for key in report.rewrapped:
+            crypto_events.record(
+                manager,
+                events.CRYPTO_OPERATION,
+                f"Host {host.name} wrapped the key of object {key.object_id!r} again, under provider"
+                f" {key.provider!r}" + ("; its data needs a new key." if key.deep_recrypt else "."),
+                operation="rewrap",
+                user=user,
+                key_id=key.key_id,
+                provider=key.provider,
+                object_id=key.object_id,
+                component=key.component,
+                cluster=host.cluster,
+                host=host.name,
+                connection=connection,
+            )
+        if not report.left and result.failure is None:
+            return
+        codes = Counter(left.code for left in report.left)
+        reasons = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
+        code = result.failure.code if result.failure is not None else codes.most_common(1)[0][0]
+        crypto_events.record(
+            manager,
+            events.CRYPTO_OPERATION,
+            f"Host {host.name} did not wrap all keys again: "
+            + (reasons if result.failure is None else result.failure.text),
+            operation="rewrap",
+            user=user,
+            cluster=host.cluster,
+            host=host.name,
+            code=code,
+            connection=connection,
+        )

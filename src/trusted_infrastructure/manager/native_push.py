@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Native key providers on their way to hosts (SYSTEM P3): whoever differs is given what it should have.
+
+Rules
+1. Usable providers go to every host of every cluster of this manager; each key is sealed to the host's
+   delivery key, which lives as long as the host's agent.
+2. A host is given a provider when what it says that it holds differs, when it is locked, and when what it was
+   given last differs: at once after a change, and in every round of maintenance.
+3. A provider is taken off a host where this manager put it there and has it no more. One that this manager
+   never pushed is left alone: a manager that lost its database must not take the keys of running machines.
+4. What goes wrong is an event when it begins, not every minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import quote
+
+import msgspec
+import sqlalchemy as sql
+import structlog
+
+from trusted_infrastructure import sealing
+from trusted_infrastructure.key_delivery import (
+    DeliveryTarget,
+    NativeKey,
+    NativeProviderPush,
+    NativeProviderState,
+    NativeProviderStates,
+)
+from trusted_infrastructure.manager import (
+    crypto_events,
+    events,
+    native_downloads,
+    native_providers,
+    native_reminders,
+)
+from trusted_infrastructure.manager.context import Manager
+from trusted_infrastructure.manager.database import native_host_states
+from trusted_infrastructure.manager.inventory import Host, all_hosts
+from trusted_infrastructure.manager.native_providers import Provider
+from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
+from trusted_infrastructure.manager.pcr_policies import policy_key
+from trusted_infrastructure.messages import delivery_info
+from trusted_infrastructure.refusal import Refusal
+
+AGENT = "/agent/manage/v1"
+STATES = f"{AGENT}/native-providers"
+AT_ONCE = 16  # hosts
+AVAILABLE, LOCKED = "AVAILABLE", "LOCKED"
+log = structlog.get_logger("manager.native_push")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A provider as hosts should have it. keys: key id -> check value. policy_key: PEM."""
+
+    provider: Provider
+    keys: Mapping[str, str]
+    policy_key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that a push says but the keys: another one is another push."""
+        parts = [self.provider.key_id, self.provider.tpm_required, dict(self.keys), self.policy_key]
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+    def fits(self, state: NativeProviderState | None) -> bool:
+        """Whether a host has just this, and can use it."""
+        return (
+            state is not None
+            and state.state == AVAILABLE
+            and state.key_id == self.provider.key_id
+            and state.keys == dict(self.keys)
+            and state.tpm_required == self.provider.tpm_required
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was made of a provider on a host. sent: it left for this host once, which may have it since,
+    whatever became of the answer. pushed: fingerprint that the host took last. locked, failed: reason codes
+    of what was last said of it, "" when that is over."""
+
+    sent: bool = False
+    pushed: str = ""
+    locked: str = ""
+    failed: str = ""
+
+
+States = Mapping[str, NativeProviderState]
+
+
+async def push_all(manager: Manager, hosts: Sequence[Host] | None = None) -> None:
+    """Brings hosts (all without a choice) to what they should have. Failures are kept and are events."""
+    with manager.database.transaction() as connection:
+        chosen = all_hosts(connection) if hosts is None else hosts
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(host: Host) -> None:
+        async with gate:
+            try:
+                await push(manager, host)
+            except Refusal as refusal:  # the policy key's file cannot be used
+                log.error("native_push_failed", host=host.name, code=refusal.code, text=refusal.message)
+
+    await asyncio.gather(*(one(host) for host in chosen))
+
+
+async def upkeep(manager: Manager) -> None:
+    """One round: what is said again, what has ended, and hosts that differ."""
+    native_reminders.remind(manager)
+    native_downloads.forget_expired(manager)
+    await push_all(manager)
+
+
+async def push(manager: Manager, host: Host) -> None:
+    """Brings one host to what it should have."""
+    async with manager.push_locks[host.name]:
+        with manager.database.transaction() as connection:
+            member = any(item.name == host.name for item in all_hosts(connection))
+            wanted, rows = wanted_by_hosts(connection, manager), rows_of(connection, host.name)
+        if not member or not (wanted or rows):
+            return
+        try:
+            found = await states_of(manager, host.name)
+        except NodeError as error:
+            for item in wanted.values():
+                if rows.get(item.provider.name, Row()).pushed != item.fingerprint:
+                    failed(manager, host, item, error)
+            return
+        for name, state in found.items():
+            if name in wanted and state.state == LOCKED:
+                locked(manager, host, wanted[name], state)
+        due = [
+            item
+            for name, item in wanted.items()
+            if not item.fits(found.get(name)) or rows.get(name, Row()).pushed != item.fingerprint
+        ]
+        await deliver(manager, host, due)
+        for name in rows.keys() - wanted.keys():
+            await withdraw(manager, host.name, name)
+
+
+async def deliver(manager: Manager, host: Host, due: Sequence[Wanted]) -> None:
+    """Pushes providers to a host, one after the other, as far as it takes them."""
+    target: DeliveryTarget | None = None
+    for item in due:
+        for last_attempt in (False, True):
+            try:
+                if target is None:
+                    target = await ask(
+                        manager.nodes, host.name, "GET", f"{AGENT}/key-delivery", DeliveryTarget
+                    )
+                await send(manager, host, item, target)
+            except NodeError as error:
+                if error.code == "delivery_stale" and not last_attempt:  # the agent was started in between
+                    target = None
+                    continue
+                failed(manager, host, item, error)
+                if error.unreachable:
+                    return
+            except Refusal as refusal:  # a key in the database that does not open, a target that is none
+                failed(manager, host, item, NodeError(host.name, refusal.code, refusal.message, 200))
+            break
+
+
+async def send(manager: Manager, host: Host, item: Wanted, target: DeliveryTarget) -> None:
+    """One push. Raises NodeError, Refusal."""
+    provider = item.provider
+    with manager.database.transaction() as connection:
+        keys = native_providers.keys_of(connection, manager.secrets, provider)
+        row = rows_of(connection, host.name).get(provider.name, Row())
+        store(connection, host.name, provider.name, replace(row, sent=True))
+    body = NativeProviderPush(
+        instance=target.instance,
+        provider=provider.name,
+        key_id=provider.key_id,
+        tpm_required=provider.tpm_required,
+        policy_public_key=item.policy_key,
+        keys=[sealed(host.name, provider.name, key, target) for key in keys],
+    )
+    state = await ask(manager.nodes, host.name, "POST", STATES, NativeProviderState, body)
+    if not item.fits(state):
+        raise NodeError(
+            host.name,
+            state.code or "native_differs",
+            state.message or "took other keys than it was given",
+            200,
+        )
+    with manager.database.transaction() as connection:
+        store(connection, host.name, provider.name, Row(sent=True, pushed=item.fingerprint))
+    crypto_events.record(
+        manager,
+        events.CRYPTO_OPERATION,
+        f"The native key provider {provider.name} was pushed to {host.name}"
+        + (", which keeps it sealed to its TPM." if state.sealed else "; it has no copy sealed to a TPM."),
+        operation="push",
+        key_id=provider.key_id,
+        provider=provider.name,
+        object_id=provider.name,
+        cluster=host.cluster,
+        host=host.name,
+    )
+
+
+def sealed(host: str, provider: str, key: native_providers.Key, target: DeliveryTarget) -> NativeKey:
+    """A key for a host. Raises InvalidField for a target that is no key."""
+    info = delivery_info(
+        kind="native", host=host, instance=target.instance, provider=provider, key_id=key.key_id
+    )
+    ciphertext = sealing.seal(target.suite, target.public_key, key.secret, info)
+    return NativeKey(key_id=key.key_id, sealed_key=ciphertext, check_value=key.check_value)
+
+
+async def withdraw(manager: Manager, host: str, provider: str) -> None:
+    """Takes a provider off a host; one that does not answer is asked again in the next round."""
+    if await asked_to_forget(manager, host, provider):
+        with manager.database.transaction() as connection:
+            forget(connection, host, provider)
+
+
+async def asked_to_forget(manager: Manager, host: str, provider: str) -> bool:
+    """Whether a host has forgotten a provider."""
+    try:
+        await manager.nodes.call(host, "DELETE", f"{STATES}/{quote(provider, safe='')}")
+    except NodeError as error:
+        log.warning("native_provider_not_withdrawn", host=host, provider=provider, code=error.code)
+        return error.code == "provider_unknown"
+    return True
+
+
+async def states_of(manager: Manager, host: str) -> States:
+    """What a host says that it has, by provider. Raises NodeError."""
+    answer = await ask(manager.nodes, host, "GET", STATES, NativeProviderStates)
+    return {state.provider: state for state in answer.providers}
+
+
+async def states_of_all(manager: Manager, hosts: Sequence[Host]) -> dict[str, States | NodeError]:
+    """The same of several hosts, by name of host."""
+    names = [host.name for host in hosts]
+    answers = await ask_all(manager.nodes, names, "GET", STATES, NativeProviderStates)
+    return {
+        name: answer if isinstance(answer, NodeError) else {item.provider: item for item in answer.providers}
+        for name, answer in answers.items()
+    }
+
+
+# ---- what is kept of hosts
+
+
+def wanted_by_hosts(connection: sql.Connection, manager: Manager) -> dict[str, Wanted]:
+    """The usable providers, by name. Raises Unavailable `state_unusable`."""
+    usable = [provider for provider in native_providers.all_of(connection) if provider.usable]
+    if not usable:
+        return {}
+    public_key = policy_key(manager.settings).public_key
+    return {
+        provider.name: Wanted(provider, native_providers.check_values(connection, provider), public_key)
+        for provider in usable
+    }
+
+
+def rows_of(connection: sql.Connection, host: str) -> dict[str, Row]:
+    """What was made of providers on a host, by provider."""
+    table = native_host_states
+    found = connection.execute(sql.select(table).where(table.c.host == host))
+    return {row.provider: Row(row.sent, row.pushed, row.locked, row.failed) for row in found}
+
+
+def store(connection: sql.Connection, host: str, provider: str, row: Row) -> None:
+    """Keeps what was made of a provider on a host."""
+    forget(connection, host, provider)
+    connection.execute(native_host_states.insert().values(host=host, provider=provider, **row.__dict__))
+
+
+def forget(connection: sql.Connection, host: str, provider: str) -> None:
+    """The host does not have the provider any more."""
+    table = native_host_states
+    connection.execute(table.delete().where((table.c.host == host) & (table.c.provider == provider)))
+
+
+def failed(manager: Manager, host: Host, item: Wanted, error: NodeError) -> None:
+    """A push that failed: kept, and an event when it is another failure than before."""
+    begun(
+        manager,
+        host,
+        item,
+        "failed",
+        error.code[:64],
+        events.SEND_KEY_HOST_ERROR,
+        f"The native key provider {item.provider.name} could not be given to {host.name}: {error.text}",
+    )
+
+
+def locked(manager: Manager, host: Host, item: Wanted, state: NativeProviderState) -> None:
+    """A host whose TPM does not open what is sealed to it: an event when it begins. A push repairs it."""
+    begun(
+        manager,
+        host,
+        item,
+        "locked",
+        state.code or "native_provider_locked",
+        events.HOST_TPM_CONFIG_ENCRYPTION,
+        f"{host.name} cannot open the native key provider {item.provider.name}, which is sealed to its TPM: "
+        f"{state.message or state.code}. It is pushed again.",
+    )
+
+
+def begun(
+    manager: Manager,
+    host: Host,
+    item: Wanted,
+    what: Literal["locked", "failed"],
+    code: str,
+    event_type: str,
+    text: str,
+) -> None:
+    """Keeps that a host is `locked` or that a push `failed`; the event is recorded where the code is another
+    than before."""
+    name = item.provider.name
+    with manager.database.transaction() as connection:
+        before = rows_of(connection, host.name).get(name, Row())
+        row = replace(before, locked=code) if what == "locked" else replace(before, failed=code)
+        if row == before:
+            return
+        store(connection, host.name, name, row)
+        crypto_events.record(
+            manager,
+            event_type,
+            text,
+            operation="push",
+            key_id=item.provider.key_id,
+            provider=name,
+            object_id=name,
+            cluster=host.cluster,
+            host=host.name,
+            code=code,
+            connection=connection,
+        )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The key servers of standard providers while the manager runs: connections, threads, how they were found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from trusted_infrastructure.kmip.servers import KeyServerGroup, ServerStatus
+from trusted_infrastructure.manager import standard_providers
+from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
+from trusted_infrastructure.manager.standard_providers import StandardProvider
+from trusted_infrastructure.refusal import Refusal
+
+# Calls to key servers at the same time; each blocks a thread for the network.
+MAX_CALLS = 32
+# The same failure, of a provider at a host, is one event in this many seconds.
+REPORT_AGAIN_AFTER = 60.0
+MAX_REPORTS = 10_000
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found of a provider's key servers. problem: why none could be asked at all."""
+
+    time: float
+    servers: list[ServerStatus]
+    problem: Refusal | None = None
+
+
+class KeyServers:
+    """To be used on the event loop's thread, like the database."""
+
+    def __init__(self, secrets: DatabaseSecrets, clock: Callable[[], float]) -> None:
+        self._secrets = secrets
+        self._clock = clock
+        self._workers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="kmip")
+        self._groups: dict[str, tuple[StandardProvider, KeyServerGroup]] = {}
+        self._reported: dict[tuple[str, str, str], float] = {}
+        self.looked: dict[str, Looked] = {}
+
+    async def ask(
+        self, name: str, provider: StandardProvider, work: Callable[[KeyServerGroup], Result]
+    ) -> Result:
+        """Do `work` with a provider's key servers, in a thread. Raises Refusal."""
+        group = self._group(name, provider)
+        return await self.run(lambda: work(group))
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Do what blocks, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def look(self, name: str, provider: StandardProvider) -> Looked:
+        """Ask every server of a provider how it does; kept in `looked`."""
+        try:
+            found = Looked(self._clock(), await self.ask(name, provider, KeyServerGroup.check))
+        except Refusal as refusal:
+            found = Looked(self._clock(), [], refusal)
+        self.looked[name] = found
+        return found
+
+    def forget(self, name: str) -> None:
+        """The provider is gone."""
+        self.looked.pop(name, None)
+        known = self._groups.pop(name, None)
+        if known is not None:
+            known[1].close()
+
+    def is_new(self, provider: str, host: str, code: str) -> bool:
+        """Whether a failure is to be told: not where the same one was a moment ago."""
+        now, key = self._clock(), (provider, host, code)
+        if now - self._reported.get(key, -REPORT_AGAIN_AFTER) < REPORT_AGAIN_AFTER:
+            return False
+        if len(self._reported) >= MAX_REPORTS:
+            self._reported = {
+                known: time for known, time in self._reported.items() if now - time < REPORT_AGAIN_AFTER
+            }
+        self._reported[key] = now
+        return True
+
+    def close(self) -> None:
+        """Close what is idle; let threads end by themselves."""
+        for name in list(self._groups):
+            self.forget(name)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _group(self, name: str, provider: StandardProvider) -> KeyServerGroup:
+        known = self._groups.get(name)
+        if known is not None and known[0] == provider:
+            return known[1]
+        made = standard_providers.connected(self._secrets, name, provider)
+        self.forget(name)
+        self._groups[name] = (provider, made)
+        return made

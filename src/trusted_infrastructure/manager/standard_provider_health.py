@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How standard providers do, and what the manager does for them by itself: it looks at their key servers,
+warns of certificates that end, and learns the states of keys."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+import structlog
+
+from trusted_infrastructure.kmip.client_certificates import certificate_end
+from trusted_infrastructure.kmip.servers import KeyServerGroup, ServerStatus
+from trusted_infrastructure.manager import events, known_keys, standard_providers
+from trusted_infrastructure.manager.comparison import Health, worst
+from trusted_infrastructure.manager.context import Manager
+from trusted_infrastructure.manager.events import Event
+from trusted_infrastructure.manager.health import Verdict
+from trusted_infrastructure.manager.known_keys import KnownKey
+from trusted_infrastructure.manager.standard_key_servers import Looked
+from trusted_infrastructure.manager.standard_keys import STATE_OF_REFUSAL
+from trusted_infrastructure.manager.standard_providers import StandardProvider
+from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, message
+from trusted_infrastructure.refusal import Refusal
+
+# Seconds between looks at the key servers of a provider.
+LOOK_EVERY = 300
+WARN_BEFORE = datetime.timedelta(days=30)
+# Keys of a provider whose state is asked for in one round, those that were asked longest ago first.
+STATES_AT_ONCE = 100
+log = structlog.get_logger("trusted_infrastructure.manager")
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """A key server: who trusts whom, and what is wrong."""
+
+    name: str
+    health: Health
+    details: list[LocalizableMessage]
+    client_trust_server: bool
+    server_trust_client: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """A provider: its own details, and those of its servers."""
+
+    health: Health
+    details: list[LocalizableMessage]
+    servers: list[ServerReport] = field(default_factory=list)
+
+
+def report(name: str, provider: StandardProvider, looked: Looked, now: float) -> Report:
+    """What was found, in the API's words. It works while one server does: others are warnings then."""
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    if looked.problem is not None:
+        text = f"{looked.problem.message} {looked.problem.remedy}".strip()
+        servers = [ServerReport(server.name, "NONE", [], False, False) for server in provider.servers]
+        return Report("ERROR", [message(text, looked.problem.code, name)], servers)
+    found = [server_report(status, moment) for status in looked.servers]
+    healths = [server.health for server in found]
+    details: list[LocalizableMessage] = []
+    if healths and all(health == "ERROR" for health in healths):
+        overall: Health = "ERROR"
+        details.append(message("No key server can be used.", "key_server_unreachable", name))
+    else:
+        overall = "OK" if worst(healths) == "OK" else "WARNING"
+    for text, code in provider_warnings(name, provider, moment):
+        overall = worst([overall, "WARNING"])
+        details.append(message(text, code, name))
+    return Report(overall, details, found)
+
+
+def server_report(status: ServerStatus, moment: datetime.datetime) -> ServerReport:
+    """One server."""
+    details: list[LocalizableMessage] = []
+    health: Health = "OK"
+    if status.problem:
+        health = "ERROR"
+        details.append(message(status.problem, "key_server_unreachable", status.name))
+    elif status.certificate_end is not None and status.certificate_end - moment < WARN_BEFORE:
+        health = "WARNING"
+        text = f"The certificate of this key server ends at {status.certificate_end:%Y-%m-%dT%H:%M:%SZ}."
+        details.append(message(text, "certificate_expired", status.name))
+    return ServerReport(
+        status.name,
+        health,
+        details,
+        bool(status.client_trust_server),
+        bool(status.server_trust_client),
+    )
+
+
+def provider_warnings(
+    name: str, provider: StandardProvider, moment: datetime.datetime
+) -> list[tuple[str, str]]:
+    """What is wrong, or will be, with a provider by itself: text and reason code."""
+    found = []
+    if provider.password is not None and not standard_providers.has_credential(provider):
+        text = "The password was set for other key servers, proxy or certificates than the provider has now."
+        found.append((f"{text} Set it again.", "credential_not_bound"))
+    if provider.client_certificate is not None:
+        end = certificate_end(provider.client_certificate)
+        if end - moment < WARN_BEFORE:
+            found.append((f"The client certificate ends at {end:%Y-%m-%dT%H:%M:%SZ}.", "certificate_expired"))
+    return found
+
+
+async def look(manager: Manager, name: str, provider: StandardProvider) -> Report:
+    """Ask the key servers now."""
+    found = await manager.key_servers.look(name, provider)
+    return report(name, provider, found, manager.clock())
+
+
+def verdicts(manager: Manager) -> dict[str, Verdict]:
+    """Health and messages by provider, as of the last look; those that were not looked at are left out."""
+    with manager.database.transaction() as connection:
+        known = standard_providers.providers(connection)
+    found = {}
+    for name, provider in known.items():
+        looked = manager.key_servers.looked.get(name)
+        if looked is not None:
+            told = report(name, provider, looked, manager.clock())
+            found[name] = (
+                told.health,
+                [*told.details, *(text for one in told.servers for text in one.details)],
+            )
+    return found
+
+
+# ---- what the manager does by itself
+
+
+async def upkeep(manager: Manager) -> None:
+    """One round for all standard providers."""
+    with manager.database.transaction() as connection:
+        known = standard_providers.providers(connection)
+    for name, provider in known.items():
+        before = manager.key_servers.looked.get(name)
+        if before is not None and manager.clock() - before.time < LOOK_EVERY:
+            continue
+        found = await manager.key_servers.look(name, provider)
+        tell_of_certificates(manager, name, provider, found)
+        if any(not status.problem for status in found.servers):
+            await refresh_states(manager, name, provider)
+
+
+def tell_of_certificates(manager: Manager, name: str, provider: StandardProvider, looked: Looked) -> None:
+    """Events of certificates that end within 30 days: one a day for each."""
+    now = manager.clock()
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    ending: list[tuple[str, str, datetime.datetime]] = []
+    if provider.client_certificate is not None:
+        end = certificate_end(provider.client_certificate)
+        ending.append((events.KMS_CLIENT_CERTIFICATE_EXPIRES, "client", end))
+    ending += [
+        (events.KMS_SERVER_CERTIFICATE_EXPIRES, status.name, status.certificate_end)
+        for status in looked.servers
+        if status.certificate_end is not None
+    ]
+    for kind, whose, end in ending:
+        if end - moment >= WARN_BEFORE:
+            continue
+        what = "The client certificate" if whose == "client" else f"The certificate of key server {whose}"
+        event = Event(
+            type=kind,
+            time=int(now),
+            message=f"{what} of provider {name} ends at {end:%Y-%m-%dT%H:%M:%SZ}.",
+            object=name,
+            details={"provider": name, "server": whose, "ends": f"{end:%Y-%m-%dT%H:%M:%SZ}"},
+            origin=f"kms-certificate/{name}/{kind}/{whose}/{moment:%Y-%m-%d}"[:512],
+        )
+        with manager.database.transaction() as connection:
+            events.record(connection, event)
+
+
+async def refresh_states(manager: Manager, name: str, provider: StandardProvider) -> None:
+    """Ask for the states of some keys, so that a list shows what became of them."""
+    with manager.database.transaction() as connection:
+        oldest = sorted(known_keys.keys(connection, name), key=lambda key: key.checked)
+    for key in oldest[:STATES_AT_ONCE]:
+        state = await state_now(manager, name, provider, key)
+        if state is None:
+            return
+        known_keys.note_state(manager, name, key.key_id, state)
+
+
+async def state_now(manager: Manager, name: str, provider: StandardProvider, key: KnownKey) -> str | None:
+    """A key's state; None where no key server can tell."""
+
+    def asked(group: KeyServerGroup) -> str | None:
+        return group.attributes(key.key_id).state
+
+    try:
+        return await manager.key_servers.ask(name, provider, asked)
+    except Refusal as refusal:
+        return STATE_OF_REFUSAL.get(refusal.code)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Native key providers and PCR policies: see scenarios.py."""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import Any
+
+from contract.managed_site import Site
+from services.manager.test_pcr_policies import GOOD, image, pinned
+
+KEY, OTHER = "0c0ffee0-1111-2222-3333-444455556666", "0c0ffee0-aaaa-bbbb-cccc-ddddeeeeffff"
+SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+PASSWORD = "a long password of a file"
+
+
+def native_providers(site: Site) -> None:
+    """Made, backed up, given a new key, lost and restored."""
+    one = {"name": "branch", "key_id": KEY, "key_derivation_key": SECRET, "tpm_required": True}
+    assert "UUID" in site.refused("native_key_provider", name="branch", key_id="1")
+    assert "base64" in site.refused("native_key_provider", name="branch", key_derivation_key="x")
+    site.converges("native_key_provider", **one)
+    assert "cannot be changed" in site.refused("native_key_provider", name="branch", tpm_required=False)
+    (row,) = site.ok("native_key_provider_info")["native_key_providers"]
+    assert (row["health"], row["details"][0]["id"]) == (
+        "WARNING",
+        "trusted.infrastructure.native_not_backed_up",
+    )
+    backed_up(site)
+    site.converges("native_key_provider", name="branch", key_id=OTHER)
+    backed_up(site)
+    restored(site)
+    site.converges("native_key_provider", name="branch", state="absent")
+    assert site.ok("native_key_provider_info", names=["branch"])["native_key_providers"] == []
+
+
+def backed_up(site: Site) -> None:
+    """Written once; predicted, and private."""
+    path = site.directory / "branch.p12"
+    wanted: dict[str, Any] = {"name": "branch", "path": str(path), "backup_password": PASSWORD}
+    site.door.changes()
+    predicted = site.ok("native_key_provider_backup", check=True, **wanted)
+    assert (predicted["changed"], site.door.changes()) == (True, [])
+    result = site.ok("native_key_provider_backup", **wanted)
+    assert (result["changed"], result["resource"]) == (True, predicted["resource"])
+    assert site.door.changes() == ["export", "download"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert PASSWORD not in str(result)
+    for check in (False, True):
+        assert site.ok("native_key_provider_backup", check=check, **wanted)["changed"] is False
+    assert site.door.changes() == []
+
+
+def restored(site: Site) -> None:
+    """From the file of `backed_up`, into a manager without the provider."""
+    path = str(site.directory / "branch.p12")
+    wanted: dict[str, Any] = {"path": path, "backup_password": PASSWORD}
+    held = {"provider": "branch", "key_id": OTHER, "tpm_required": True}
+    found = site.ok("native_key_provider_restore", **wanted)
+    assert (found["changed"], found["resource"]) == (False, held)
+    message = site.refused("native_key_provider_restore", **wanted, tpm_required=False)
+    assert "cannot be changed" in message
+    site.converges("native_key_provider", name="branch", state="absent")
+    assert "spec.password: is needed" in site.refused("native_key_provider_restore", path=path)
+    predicted = site.ok("native_key_provider_restore", check=True, **wanted)
+    assert (predicted["changed"], predicted["resource"]) == (True, held)
+    assert site.ok("native_key_provider_info")["native_key_providers"] == []
+    assert site.ok("native_key_provider_restore", **wanted)["resource"] == held
+    assert site.ok("native_key_provider_restore", **wanted)["changed"] is False
+    # A new key here, and an old backup.
+    site.converges("native_key_provider", name="branch", key_id=KEY.replace("0c0f", "1c0f"))
+    assert "older backup" in site.refused("native_key_provider_restore", **wanted)
+
+
+def pcr_policies(site: Site) -> None:
+    site.converges("cluster", name="trusted")
+    site.converges("cluster_host", cluster="trusted", name="host1", ek_digest="ab" * 32, scope="department")
+    for name, content in (("1", GOOD), ("2", image(p11=pinned("22" * 32))), ("weak", image())):
+        (site.directory / name).write_text(json.dumps(content))
+
+    def of(name: str) -> dict[str, str]:
+        return {"cluster": "trusted", "name": name, "path": str(site.directory / name)}
+
+    site.converges("pcr_policy", **of("1"))
+    site.converges("pcr_policy", **of("2"))
+    assert "base_image" in site.refused("pcr_policy", **of("weak"))
+    assert "another name" in site.refused("pcr_policy", **{**of("1"), "path": of("2")["path"]})
+    assert site.api.nodes.content("host1", "pcr_policy", "2") is not None
+    site.converges("pcr_policy", cluster="trusted", name="1", state="absent")
+    # How a provider is on a host: this one has an agent of another release, which does not know of any.
+    site.converges("native_key_provider", name="edge")
+    site.ok("native_key_provider_backup", name="edge", path=str(site.directory / "edge.p12"))
+    (row,) = site.ok("native_key_provider_info", host="host1")["native_key_providers"]
+    assert (row["provider"], row["health"]) == ("edge", "ERROR")

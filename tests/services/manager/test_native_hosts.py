@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Native key providers on hosts: pushing, repairing, taking away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services.manager.harness import Api
+from services.manager.native_calls import (
+    HOSTS,
+    KEY_ID,
+    OTHER_ID,
+    PROVIDERS,
+    SECRET,
+    backup,
+    create,
+    error_of,
+    maintained,
+    seen,
+    usable,
+)
+from services.manager.native_hosts import NativeHosts
+
+from trusted_infrastructure.manager import events
+
+
+def test_a_host_without_a_tpm_is_a_warning(manager: Api, hosts: NativeHosts) -> None:
+    hosts.agent("host2").tpm = False
+    usable(manager)
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "WARNING"
+    assert manager.ok("GET", f"{HOSTS}/host1/kms/providers/branch")["health"] == "OK"
+    info = manager.ok("GET", f"{HOSTS}/host2/kms/providers/branch")
+    assert (info["health"], info["details"][0]["id"]) == ("WARNING", "trusted.infrastructure.tpm_unavailable")
+
+
+def test_a_provider_that_requires_a_tpm_is_an_error_on_a_host_without(
+    manager: Api, hosts: NativeHosts
+) -> None:
+    hosts.agent("host2").tpm = False
+    usable(manager, constraints={"tpm_required": True})
+    assert hosts.agent("host2").keys == {}
+    info = manager.ok("GET", f"{HOSTS}/host2/kms/providers/branch")
+    assert (info["health"], info["details"][0]["id"]) == ("ERROR", "trusted.infrastructure.tpm_required")
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["constraints"] == {"tpm_required": True}
+    maintained(manager)
+    found = seen(manager, events.SEND_KEY_HOST_ERROR)
+    assert [(item["host"], item["details"]["code"]) for item in found] == [("host2", "tpm_required")]
+
+
+def test_a_locked_host_is_an_event_and_is_repaired(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    hosts.agent("host1").lock("branch")
+    info = manager.ok("GET", f"{HOSTS}/host1/kms/providers/branch")
+    assert (info["health"], info["details"][0]["id"]) == (
+        "ERROR",
+        "trusted.infrastructure.pcr_policy_mismatch",
+    )
+    maintained(manager)
+    assert manager.ok("GET", f"{HOSTS}/host1/kms/providers/branch")["health"] == "OK"
+    hosts.agent("host1").refuses = "tpm_busy"
+    hosts.agent("host1").lock("branch")
+    maintained(manager)
+    maintained(manager)
+    found = seen(manager, events.HOST_TPM_CONFIG_ENCRYPTION)
+    assert [item["host"] for item in found] == ["host1", "host1"]
+
+
+def test_hosts_that_differ_are_given_it_again(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    agent = hosts.agent("host1")
+    maintained(manager)
+    assert len(agent.pushes) == 1
+    agent.forget("branch")
+    assert manager.ok("GET", f"{HOSTS}/host1/kms/providers/branch")["health"] == "ERROR"
+    maintained(manager)
+    assert agent.keys == {"branch": {KEY_ID: SECRET}}
+    agent.tpm = False
+    agent.restart()
+    maintained(manager)
+    assert agent.keys == {"branch": {KEY_ID: SECRET}}
+
+
+def test_an_agent_that_starts_in_between_is_asked_again(
+    manager: Api, hosts: NativeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(manager)
+    agent = hosts.agent("host1")
+    answers = iter([agent.delivery.target()])
+    agent.restart()
+    monkeypatch.setattr(agent, "target", lambda: next(answers, None) or agent.delivery.target())
+    backup(manager)
+    assert agent.keys == {"branch": {KEY_ID: SECRET}}
+
+
+def test_a_host_that_is_away_gets_it_when_it_is_back(manager: Api, hosts: NativeHosts) -> None:
+    hosts.down = {"host2"}
+    usable(manager)
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "ERROR"
+    assert manager.ok("GET", f"{HOSTS}/host2/kms/providers/branch")["health"] == "ERROR"
+    maintained(manager)
+    found = seen(manager, events.SEND_KEY_HOST_ERROR)
+    assert [(item["host"], item["details"]["code"]) for item in found] == [("host2", "unreachable")]
+    hosts.down = set()
+    maintained(manager)
+    assert hosts.agent("host2").keys == {"branch": {KEY_ID: SECRET}}
+    hosts.down = {"host2"}  # it has what it should: nothing failed
+    maintained(manager)
+    assert len(seen(manager, events.SEND_KEY_HOST_ERROR)) == 1
+
+
+def test_removal_reaches_hosts_that_were_away(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    hosts.down = {"host2"}
+    manager.ok("DELETE", f"{PROVIDERS}/branch")
+    assert hosts.agent("host1").keys == {}
+    hosts.down = set()
+    maintained(manager)
+    assert hosts.agent("host2").keys == {}
+
+
+def test_what_this_manager_did_not_push_is_left_alone(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    agent = hosts.agent("host1")
+    agent.keys["foreign"] = {}
+    agent.states["foreign"] = agent.states["branch"]
+    maintained(manager)
+    assert "foreign" in agent.keys
+
+
+def test_a_new_host_is_given_the_provider_at_once(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    body = {"name": "host3", "ek_digest": "cd" * 32, "scope": "lab"}
+    manager.done("POST", "/trust/clusters/trusted/hosts", json=body)
+    assert hosts.agent("host3").keys == {"branch": {KEY_ID: SECRET}}
+
+
+@pytest.mark.parametrize("down", [set(), {"host2"}])
+def test_a_host_that_leaves_burns_the_key(manager: Api, hosts: NativeHosts, down: set[str]) -> None:
+    usable(manager)
+    hosts.down = down
+    manager.done("DELETE", "/trust/clusters/trusted/hosts/host2")
+    info = manager.ok("GET", f"{PROVIDERS}/branch")
+    key_id = info["native_info"]["key_id"]
+    assert key_id != KEY_ID
+    assert list(hosts.agent("host1").keys["branch"]) == [key_id, KEY_ID]
+    assert bool(hosts.agent("host2").keys) is bool(down)
+    assert key_id not in hosts.agent("host2").keys.get("branch", {})
+    assert (info["health"], info["details"][0]["id"]) == (
+        "WARNING",
+        "trusted.infrastructure.native_not_backed_up_after_update",
+    )
+    assert [item["host"] for item in seen(manager, events.NATIVE_NOT_BACKED_UP_AFTER_UPDATE)] == ["host2"]
+
+
+def test_a_host_that_never_had_it_burns_nothing(manager: Api, hosts: NativeHosts) -> None:
+    hosts.down = {"host2"}
+    usable(manager)
+    manager.done("DELETE", "/trust/clusters/trusted/hosts/host2")
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["native_info"]["key_id"] == KEY_ID
+
+
+def test_a_key_without_room_for_another_is_said(manager: Api, hosts: NativeHosts, monkeypatch: Any) -> None:
+    monkeypatch.setattr("trusted_infrastructure.key_delivery.MAX_PREVIOUS_KEYS", 0)
+    usable(manager)
+    answer = manager.request("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "too_many_native_keys")
+    manager.done("DELETE", "/trust/clusters/trusted/hosts/host2")
+    found = seen(manager, events.NATIVE_NOT_BACKED_UP_AFTER_UPDATE)
+    assert [item["details"]["code"] for item in found] == ["too_many_native_keys"]
+
+
+def test_a_policy_key_that_cannot_be_used_stops_pushes_and_nothing_else(
+    manager: Api, hosts: NativeHosts, tmp_path: Path
+) -> None:
+    usable(manager)
+    (tmp_path / "pcr-policy.key").write_bytes(b"no key")
+    assert manager.request("DELETE", f"{PROVIDERS}/branch").status_code == 204
+    create(manager)
+    backup(manager)
+    maintained(manager)
+    assert len(hosts.agent("host1").pushes) == 1
+    (tmp_path / "pcr-policy.key").unlink()
+    maintained(manager)
+    assert len(hosts.agent("host1").pushes) == 2
+
+
+def test_another_policy_key_is_pushed(manager: Api, hosts: NativeHosts, tmp_path: Path) -> None:
+    usable(manager)
+    (tmp_path / "pcr-policy.key").unlink()
+    maintained(manager)
+    keys = {push.policy_public_key for push in hosts.agent("host1").pushes}
+    assert len(keys) == 2
