@@ -17,11 +17,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from bench import key_site, releases
+from bench.effort import FULL, QUICK, Effort, made
 from bench.front import cpu_seconds, memory, running
+from bench.key_figures import key_releases, power_cut
 from bench.load import Generator
 from bench.plot import Plot
 from bench.report import Report
@@ -32,30 +34,6 @@ from bench.verification import Verification
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "performance"
 TABLE = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured. seconds: for each figure in process; load: for each one over HTTPS. hosts: so
-    many that none comes to the service's limit for one endorsement key, on a quick machine either."""
-
-    seconds: float
-    load: float
-    hosts: int
-    log_sizes: Sequence[int]
-    images: Sequence[int]
-    enrolled: Sequence[int]
-
-
-FULL = Effort(
-    seconds=3.0,
-    load=10.0,
-    hosts=1000,
-    log_sizes=(5_000, 20_000, 34_000, 68_000, 100_000, 150_000, 200_000),
-    images=(1, 2, 5, 10, 20, 50),
-    enrolled=(10, 100, 1_000, 10_000),
-)
-QUICK = Effort(seconds=0.05, load=0.5, hosts=128, log_sizes=(5_000, 34_000), images=(1, 3), enrolled=(10, 50))
 
 
 def main() -> None:
@@ -85,9 +63,15 @@ def measure(effort: Effort, folder: Path) -> tuple[Report, dict[str, Plot]]:
     report = Report(raw_p256(effort.seconds))
     report.rate("raw: P-256 verifications on a core", report.raw)
     report.rate("raw: RSA-2048 verifications on a core", raw_rsa2048(effort.seconds))
+    report.rate("raw: P-256 signatures on a core", releases.raw_es256_sign(effort.seconds))
+    report.rate("raw: HPKE seals (ML-KEM-768, X25519) on a core", releases.raw_seal(effort.seconds))
+    report.rate("raw: AES-256-GCM decryptions on a core", releases.raw_aes_gcm(effort.seconds))
     in_process(report, effort, made(folder / "process"))
     plots = growth(report, effort, folder)
     over_https(report, effort, made(folder / "front"))
+    with key_site.vault(made(folder / "key-server") / "kms") as held:
+        key_releases(report, effort, made(folder / "releases"), held)
+        power_cut(report, effort, made(folder / "power-cut"), held)
     report.rate("raw: P-256 verifications on a core, after all", raw_p256(effort.seconds))
     return report, plots
 
@@ -183,12 +167,6 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def made(folder: Path) -> Path:
-    """The folder, made where it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 if __name__ == "__main__":

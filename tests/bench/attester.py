@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.boot import MeasuredBoot
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,17 +34,20 @@ Vouch = Callable[[str, str], str]
 
 @dataclass(frozen=True)
 class SessionKeys:
-    """Public keys of one session. They serve a whole run: fresh ones cost the service the same."""
+    """Keys of one session. They serve a whole run: fresh ones cost the services the same."""
 
     proof_key: ProofKey
     hpke_suite: str
     hpke_public_key: bytes
+    private_proof_key: tokens.PrivateKey = field(repr=False)
+    sealing_key: SealingKey = field(repr=False)
 
     @classmethod
     def generate(cls) -> SessionKeys:
-        jwk = tokens.jwk(ec.generate_private_key(ec.SECP256R1()).public_key())
-        sealing_key = SealingKey.generate()
-        return cls(ProofKey(x=jwk["x"], y=jwk["y"]), sealing_key.suite, sealing_key.public_bytes())
+        key, sealing_key = ec.generate_private_key(ec.SECP256R1()), SealingKey.generate()
+        jwk = tokens.jwk(key.public_key())
+        public = ProofKey(x=jwk["x"], y=jwk["y"])
+        return cls(public, sealing_key.suite, sealing_key.public_bytes(), key, sealing_key)
 
 
 @dataclass(frozen=True)

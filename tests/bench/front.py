@@ -106,7 +106,7 @@ def _serving(site: Site, name: str, settings: Path) -> Iterator[subprocess.Popen
     log = site.folder / f"{name}.log"
     command = (sys.executable, "-m", "trusted_infrastructure.cli", "serve", name, "--settings", str(settings))
     with process(command, log, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) as started:
-        wait_for((site.folder / "run" / name / "management.sock").exists, started, log)
+        wait_for(lambda: answers(site.folder / "run" / name / "public.sock"), started, log)
         yield started
 
 
@@ -194,6 +194,18 @@ def accepts(port: int) -> bool:
     """Whether something listens."""
     with socket.socket() as probe:
         return probe.connect_ex((ADDRESS, port)) == 0
+
+
+def answers(path: Path) -> bool:
+    """Whether a service answers on its socket, with whatever."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+            probe.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
+            return probe.recv(1) != b""
+        except OSError:
+            return False
 
 
 def free_port() -> int:

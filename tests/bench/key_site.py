@@ -6,19 +6,20 @@ finds in its state and configuration, and keys that hosts had wrapped before.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from bench.attester import SessionKeys
 from bench.front import Front, Service
 from bench.site import GROUP, ISSUER, SCOPE, Site
-from bench.wire import request
+from bench.wire import Wire, request, trusting
 from cryptography.hazmat.primitives.asymmetric import ec
 from integration.software_key_server import SoftwareKeyServer
 
@@ -99,7 +100,7 @@ def provide(site: Site, held: Vault) -> None:
     site.documents.append(("key_provider", PROVIDER, content_of(provider)))
 
 
-def key_service(site: Site, key_set: Any) -> Service:
+def key_service(site: Site, key_set: Callable[[int], str]) -> Service:
     """The Key Provider Service. key_set: from the public server's port to the Attestation Service's key set,
     which the service has read before, as one that was restarted."""
 
@@ -108,7 +109,7 @@ def key_service(site: Site, key_set: Any) -> Service:
         jws = key_set(port)
 
         async def fetch(_peer: Peer) -> str:
-            return str(jws)
+            return jws
 
         keys = AttestationKeys(path, site.folder / "side_ca.pem", fetch, time.monotonic)
         asyncio.run(keys.refresh([Peer(site.name, site.name)], int(time.time())))
@@ -134,6 +135,27 @@ def wrapped_for(held: Vault, host: str) -> bytes:
 def released_to(host: str) -> bytes:
     """The key within `wrapped_for`."""
     return hashlib.sha256(b"key of " + host.encode()).digest()
+
+
+def published_key_set(site: Site) -> Callable[[int], str]:
+    """From the port of the site's public server to what its Attestation Service publishes there."""
+
+    def read(port: int) -> str:
+        front = Front(site.name, port, site.folder / "side_ca.pem", {}, 0)
+        status, body = asyncio.run(_asked(front, "/attestation/v1/keys"))
+        if status != 200:
+            raise ValueError(f"asked for its keys, the Attestation Service answers {status}: {body.decode()}")
+        return str(msgspec.json.decode(body)["keys"])
+
+    return read
+
+
+async def _asked(front: Front, path: str) -> tuple[int, bytes]:
+    wire = Wire(front, trusting(front.ca), 0)
+    try:
+        return await wire.ask(request(front.host, path))
+    finally:
+        wire.close()
 
 
 @dataclass
@@ -190,11 +212,12 @@ class KeyHolder:
     body: bytes
 
     @classmethod
-    def make(cls, name: str, held: Vault, sealing_key: SealingKey | None = None) -> KeyHolder:
-        """sealing_key: of another host; to make one takes the time of several releases."""
-        key = sealing_key or SealingKey.generate()
-        message = UnwrapKeyRequest(wrapped_key=wrapped_for(held, name), hpke_public_key=key.public_bytes())
-        return cls(name, ec.generate_private_key(ec.SECP256R1()), key, messages.encode(message))
+    def make(cls, name: str, held: Vault, session: SessionKeys) -> KeyHolder:
+        """session: what the host attested."""
+        message = UnwrapKeyRequest(
+            wrapped_key=wrapped_for(held, name), hpke_public_key=session.hpke_public_key
+        )
+        return cls(name, session.private_proof_key, session.sealing_key, messages.encode(message))
 
     def headers(self, url: str, token: str) -> dict[str, str]:
         """Of a request that is made now; good for a minute."""
@@ -216,14 +239,6 @@ class KeyHolder:
         return self.sealing_key.open(found.sealed_key, info) == released_to(self.name)
 
 
-def holders(held: Vault, names: Sequence[str]) -> list[KeyHolder]:
-    """Hosts with proof keys of their own, and one key to seal to: sealing costs the service the same."""
-    key = SealingKey.generate()
-    return [KeyHolder.make(name, held, key) for name in names]
-
-
 def _payload(token: str) -> bytes:
-    import base64
-
     part = token.split(".")[1]
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

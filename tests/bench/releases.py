@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from bench.attester import SessionKeys
 from bench.front import Front
 from bench.key_site import PATH, KeyHolder, TokenMaker, Vault
 from bench.load import Result, code_of, forked
@@ -41,7 +42,7 @@ class InProcess:
 
     def __post_init__(self) -> None:
         maker = TokenMaker(self.site)
-        holder = KeyHolder.make("host0", self.held)
+        holder = KeyHolder.make("host0", self.held, SessionKeys.generate())
         key = maker.key.public_key()
         token = maker.token(holder.name, holder.proof_key, holder.sealing_key)
         url = f"https://{self.site.name}{PATH}"
@@ -125,7 +126,7 @@ class ReleaseLoad:
         begins = time.monotonic() + self.warm_up
         tasks = []
         for number in range(self.connections):
-            wire = await Wire.open(self.front, context, number)
+            wire = Wire(self.front, context, number)
             mine = requests[number :: self.connections]
             tasks.append(asyncio.create_task(self._connection(wire, mine, begins, result)))
         await asyncio.sleep(max(0.0, begins - time.monotonic()))

@@ -5,6 +5,7 @@ so many enrolled hosts and base images, and the hosts that attest to it.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -99,6 +100,12 @@ class Site:
         }
         path.write_bytes(msgspec.json.encode(plain | settings))
         return path
+
+    def twin(self, folder: Path, name: str) -> Site:
+        """Another Trust Authority host of the same cluster."""
+        other = copy.copy(self)
+        other.folder, other.name, other.documents = folder, name, []
+        return other
 
     def _vouch(self, host: str, ek_digest: str) -> str:
         claims = tokens.AssertionClaims(

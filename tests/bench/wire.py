@@ -31,36 +31,39 @@ def source(number: int) -> str:
 
 @dataclass
 class Wire:
-    """A connection that stays open."""
+    """A connection that stays open, from the address of host `number`. context: from `trusting`."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    @classmethod
-    async def open(cls, front: Front, context: ssl.SSLContext, number: int) -> Wire:
-        """From the address of host `number`. context: from `trusting`."""
-        reader, writer = await asyncio.open_connection(
-            ADDRESS,
-            front.port,
-            ssl=context,
-            server_hostname=front.host,
-            local_addr=(source(number), 0),
-            limit=MAX_HEADERS,
-        )
-        return cls(reader, writer)
+    front: Front
+    context: ssl.SSLContext
+    number: int
+    _reader: asyncio.StreamReader | None = None
+    _writer: asyncio.StreamWriter | None = None
 
     async def ask(self, message: bytes) -> tuple[int, bytes]:
         """Status and body of the answer. Raises OSError, EOFError, ValueError where there is none."""
-        self.writer.write(message)
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        status, lowered = int(head[9:12]), head.lower()
-        begin = lowered.index(b"content-length:") + len(b"content-length:")
-        length = int(lowered[begin : lowered.index(b"\r\n", begin)])
-        return status, await self.reader.readexactly(length)
+        if self._reader is None or self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(
+                ADDRESS,
+                self.front.port,
+                ssl=self.context,
+                server_hostname=self.front.host,
+                local_addr=(source(self.number), 0),
+                limit=MAX_HEADERS,
+            )
+        reader = self._reader
+        self._writer.write(message)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        begin = head.index(b"content-length:") + len(b"content-length:")
+        body = await reader.readexactly(int(head[begin : head.index(b"\r\n", begin)]))
+        if b"connection: close" in head:  # nginx, after a thousand requests
+            self.close()
+        return int(head[9:12]), body
 
     def close(self) -> None:
         """Close, without a farewell."""
-        self.writer.transport.abort()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        self._reader = self._writer = None
 
 
 def trusting(ca: Path) -> ssl.SSLContext:

@@ -152,6 +152,59 @@ def test_it_ends_while_a_key_server_hangs(service: Process) -> None:
                 assert time.monotonic() - started < 8
 
 
+def test_workers_are_one_service(service: Process) -> None:
+    """The same key signs all answers, one audit log has all records, and who dies is replaced."""
+    service.settings["workers"] = 3
+    process = service.start()
+    service.wait_for_sockets()
+
+    def workers() -> list[str]:
+        return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    def ask(path: str) -> Any:
+        with local_client(service.folder / "run" / "public.sock") as public:
+            if path.endswith("keys"):
+                return public.get(path).json()["keys"]
+            return public.post(path, content=b"{}").status_code
+
+    deadline = time.monotonic() + 30
+    while service.log().count('"worker_ready"') < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    before = workers()
+    assert len(before) == 3
+    # Each of them serves what comes to it while the others are held.
+    kids, codes = set(), []
+    for worker in before:
+        for other in before:
+            os.kill(int(other), signal.SIGCONT if other == worker else signal.SIGSTOP)
+        jws = ask("/kms/v1/keys")
+        found = tokens.verify_key_set(
+            jws,
+            service.side.certificate,
+            "trust_authority",
+            "key-provider-service",
+            {"ta1"},
+            int(time.time()),
+        )
+        kids |= set(found.keys)
+        codes.append(ask("/kms/v1/providers/finance/keys?action=unwrap"))
+    for worker in before:
+        os.kill(int(worker), signal.SIGCONT)
+    assert len(kids) == 1
+    assert codes == [401] * 3
+    os.kill(int(before[0]), signal.SIGKILL)
+    while set(workers()) == set(before) or len(workers()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert ask("/kms/v1/providers/finance/keys?action=unwrap") == 401
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+    from trusted_infrastructure.audit import verify
+
+    found_records = verify(service.folder / "state" / "audit.jsonl")
+    assert (found_records.intact, found_records.records) == (True, 4)
+
+
 def test_a_kill_loses_no_record(service: Process) -> None:
     from trusted_infrastructure.audit import verify
 
@@ -180,6 +233,7 @@ def test_a_kill_loses_no_record(service: Process) -> None:
         ({"more": 1}, "more"),
         ({"public_port": 0}, "public_port"),
         ({"side_ca": "relative.pem"}, "side_ca"),
+        ({"workers": 0}, "workers"),
         ({"state_check_interval": 301}, "state_check_interval"),
         ({"sealing_suite": "ROT13"}, "ROT13"),
     ],

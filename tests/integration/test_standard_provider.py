@@ -189,17 +189,21 @@ def test_hosts_get_keys_of_their_own_cluster_only(provider: Api, nodes: AgentNod
 
 def test_a_key_that_is_gone_is_one_event_and_no_key(provider: Api, nodes: AgentNodes, servers) -> None:
     agent = nodes.agent("host1")
-    made = answered(provider, agent, action="create", provider="finance", **USE)
+    made = [
+        answered(provider, agent, action="create", provider="finance", **USE).key_id for _each in range(2)
+    ]
     with key_owner(provider) as owner:
-        owner(made.key_id)
+        for key_id in made:
+            owner(key_id)
     agent.restart()
     for _again in range(3):
-        answer = answered(provider, agent, action="get", provider="finance", key_id=made.key_id)
-        assert (answer.key_id, answer.code) == (None, "key_destroyed")
-    (event,) = told(provider, events.SEND_KEY_MISSING_ON_KMS)
-    assert (event["user"], event["host"], event["key_id"]) == ("host:host1", "host1", made.key_id)
-    (row,) = provider.ok("GET", "/trust/keys?states=DESTROYED")
-    assert row["key_id"] == made.key_id
+        for key_id in made:
+            answer = answered(provider, agent, action="get", provider="finance", key_id=key_id)
+            assert (answer.key_id, answer.code) == (None, "key_destroyed")
+    told_of = told(provider, events.SEND_KEY_MISSING_ON_KMS)
+    assert [event["key_id"] for event in told_of] == made
+    assert {(event["user"], event["host"]) for event in told_of} == {("host:host1", "host1")}
+    assert [row["key_id"] for row in provider.ok("GET", "/trust/keys?states=DESTROYED")] == sorted(made)
 
 
 @contextlib.contextmanager
@@ -228,7 +232,8 @@ def test_no_key_server(provider: Api, nodes: AgentNodes, servers: list[SoftwareK
         for one in servers:
             one.start()
     assert len(told(provider, events.SEND_KEY_KMS_CLUSTER_ERROR)) == 1
-    assert len(told(provider, events.KMS_UNREACHABLE, events.KEY_GENERATE_FAIL)) <= 1
+    assert len(told(provider, events.KMS_UNREACHABLE)) == 1
+    assert told(provider, events.KEY_GENERATE_FAIL) == []
     assert provider.ok("GET", "/trust/keys")[0]["state"] == "ACTIVE"
     time.sleep(1)
 

@@ -49,8 +49,11 @@ CREATE TABLE IF NOT EXISTS marks (
 ) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
+# A mark is later than the report before it, also where the clock was set back in between.
 _MARK = """
-INSERT INTO marks VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET marked = max(marked, excluded.marked)
+INSERT INTO marks VALUES (?1, ?2, ?3, ?4, max(?5, coalesce(
+    (SELECT reported + 0.001 FROM reports WHERE scope = ?1 AND host = ?2 AND provider = ?3), 0)))
+ON CONFLICT DO UPDATE SET marked = max(marked, excluded.marked)
 """
 
 
@@ -166,16 +169,7 @@ class Usage:
     def flush(self) -> None:
         """Write what is not written yet, and learn what other processes wrote. Raises Unavailable
         `state_unusable`; it is kept then."""
-        with self._lock:
-            taken, self._pending = self._pending, {}
-        if taken:
-            try:
-                with self._transaction():
-                    self._database.executemany(_MARK, [(*mark, time) for mark, time in taken.items()])
-            except Unavailable:
-                with self._lock:
-                    self._pending = taken | self._pending
-                raise
+        self._write_pending()
         with self._writing, self._errors():
             if self._database.execute("PRAGMA data_version").fetchone()[0] != self._version:
                 self._learn()
@@ -192,9 +186,21 @@ class Usage:
     def close(self) -> None:
         """Write what is not written yet, and close."""
         try:
-            self.flush()
+            self._write_pending()
         finally:
             self._database.close()
+
+    def _write_pending(self) -> None:
+        with self._lock:
+            taken, self._pending = self._pending, {}
+        if taken:
+            try:
+                with self._transaction():
+                    self._database.executemany(_MARK, [(*mark, time) for mark, time in taken.items()])
+            except Unavailable:
+                with self._lock:
+                    self._pending = taken | self._pending
+                raise
 
     def _learn(self) -> None:
         """Know what the database has, and nothing else but what waits to be written."""

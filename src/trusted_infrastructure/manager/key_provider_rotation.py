@@ -44,8 +44,6 @@ UNFIT = {
     "primary_key_same",
     "primary_key_state",
 }
-# Seconds beyond the key servers' own timeout.
-MARGIN = 10.0
 
 
 class CandidateValue(msgspec.Struct, frozen=True):
@@ -169,7 +167,7 @@ async def verified(context: Context, provider: str, key_id: str) -> str:
 
     Raises NotAllowedInCurrentState saying what is wrong with the key, ResourceInaccessible when no host could
     ask all key servers."""
-    timeout = key_providers.find(context, provider).connection_timeout + MARGIN
+    timeout = key_providers.find(context, provider).connection_timeout + key_providers.MARGIN
     path, body = provider_path(provider, "check-value"), {"master_key_id": key_id}
     failures: list[NodeError] = []
     for host in key_providers.hosts(context):

@@ -26,6 +26,8 @@ from trusted_infrastructure.manager.trust_authority import require_enabled
 from trusted_infrastructure.manager.vapi.errors import NotAllowedInCurrentState, ResourceInaccessible
 
 Answer = TypeVar("Answer")
+# Seconds that a host's answer may take beyond what its key servers may take.
+MARGIN = 10.0
 log = structlog.get_logger("trusted_infrastructure.manager")
 
 
@@ -123,10 +125,12 @@ async def first_answer(
 ) -> Answer:
     """Asks the hosts one after the other until one does it. Raises ResourceInaccessible with all reasons."""
     failures: list[NodeError] = []
+    # A host may have to wait for a key server that hangs, and should say so itself.
+    timeout = find(context, provider).connection_timeout + MARGIN
     for host in hosts(context):
         try:
             path = provider_path(provider, action)
-            return await ask(context.manager.nodes, host.name, method, path, wanted, content)
+            return await ask(context.manager.nodes, host.name, method, path, wanted, content, timeout)
         except NodeError as error:
             failures.append(error)
     raise nobody(provider, action, failures)

@@ -40,7 +40,7 @@ class KeyServers:
         self._clock = clock
         self._workers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="kmip")
         self._groups: dict[str, tuple[StandardProvider, KeyServerGroup]] = {}
-        self._reported: dict[tuple[str, str, str], float] = {}
+        self._reported: dict[tuple[str, ...], float] = {}
         self.looked: dict[str, Looked] = {}
 
     async def ask(
@@ -70,9 +70,10 @@ class KeyServers:
         if known is not None:
             known[1].close()
 
-    def is_new(self, provider: str, host: str, code: str) -> bool:
-        """Whether a failure is to be told: not where the same one was a moment ago."""
-        now, key = self._clock(), (provider, host, code)
+    def is_new(self, *failure: str) -> bool:
+        """Whether a failure, by what tells it from others, is to be told: not where the same one was a moment
+        ago."""
+        now, key = self._clock(), failure
         if now - self._reported.get(key, -REPORT_AGAIN_AFTER) < REPORT_AGAIN_AFTER:
             return False
         if len(self._reported) >= MAX_REPORTS:

@@ -171,8 +171,12 @@ def failed(
     key_id: str,
     use: Use,
 ) -> None:
-    """The event of what failed: one for each failure, not for each time that it is tried again."""
-    if not manager.key_servers.is_new(provider, asker.host, refusal.code):
+    """The event of what failed: one for each failure, not for each time that it is tried again.
+
+    A key that is missing is a failure of its own; what is wrong with a server or a host is one for all keys.
+    """
+    of_key = key_id if event_type == events.SEND_KEY_MISSING_ON_KMS else ""
+    if not manager.key_servers.is_new(event_type, provider, asker.host, refusal.code, of_key):
         return
     crypto_events.record(
         manager,

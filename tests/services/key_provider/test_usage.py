@@ -130,6 +130,17 @@ def test_a_clock_that_was_set_back_hides_nothing(usage: Usage, clock: Clock) -> 
     assert known(usage)[0][3] == {"K1": 1000.0}
 
 
+def test_a_mark_is_later_than_the_report_before_it(usage: Usage, clock: Clock) -> None:
+    """Also where the clock was set back: the manager compares the two."""
+    usage.report(HOST, "finance", {"K1": 0})
+    clock.now -= 60
+    usage.made(HOST, "finance", "K1")
+    usage.opened(HOST, "finance", "K2", previous=False)
+    ((_host, reported, _keys, marks),) = known(usage)
+    assert reported == 1000.0
+    assert marks == {"K1": 1000.001, "K2": 1000.001}
+
+
 def test_several_processes_share_it(usage: Usage, clock: Clock) -> None:
     other = other_process(usage, clock)
 
@@ -182,3 +193,16 @@ def test_what_could_not_be_written_is_kept(usage: Usage) -> None:
         assert refused.value.code == "state_unusable"
     usage._database.execute("PRAGMA query_only = OFF")
     assert known(usage) == [("host1", None, {}, {"K1": 1000.0})]
+
+
+def test_what_another_process_was_told_is_known_in_a_moment(usage: Usage, clock: Clock) -> None:
+    """A host's report came to another worker: what this one noted before does not hide what is opened now."""
+    usage.opened(HOST, "finance", "K1", previous=False)
+    usage.flush()
+    other = other_process(usage, clock)
+    clock.now += 10
+    other.report(HOST, "finance", {})
+    usage.flush()
+    usage.opened(HOST, "finance", "K1", previous=False)
+    usage.flush()
+    assert known(other) == [("host1", 1010.0, {}, {"K1": 1010.001})]

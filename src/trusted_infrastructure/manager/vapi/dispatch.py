@@ -35,7 +35,7 @@ log = structlog.get_logger("manager.api")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as the protocol gives it: a session id, credentials for a login, or the token of a download."""
+    """Who asks: a session id, credentials for a login, or the token of a download."""
 
     address: str
     session: str | None = field(default=None, repr=False)
