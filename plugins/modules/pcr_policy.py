@@ -16,7 +16,7 @@ description:
     one for each base image.
   - Sign the policy of the next image before hosts are upgraded to it; then they have their keys after the upgrade, also while
     the manager is away.
-  - A policy covers the PCRs of the boot (4, 7 to 9, 11 to 14) as the image foresees them: with the values of the boot that it
+  - A policy covers the PCRs of the boot (4, 7 to 9, 11 to 14) as the image foresees them, with the values of the boot that it
     was captured from. An image that foresees none of 4, 8, 9 and 11 is refused, with the events that vary.
   - A host that boots in another way that the image accepts does not open its keys by itself; the manager brings them again.
   - Removing a policy takes it off the hosts. A policy that was signed once stays valid for whoever kept it.

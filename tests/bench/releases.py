@@ -47,6 +47,7 @@ class InProcess:
         token = maker.token(holder.name, holder.proof_key, holder.sealing_key)
         url = f"https://{self.site.name}{PATH}"
 
+        self.asker = holder, token
         kid = tokens.thumbprint(key)
         self._knowledge = Knowledge(
             Snapshot(self.site.snapshot()),

@@ -127,16 +127,13 @@ async def _deliver(
     group: KeyServerGroup, agents: StubAgents, made: list[str], threads: ThreadPoolExecutor
 ) -> float:
     loop = asyncio.get_running_loop()
-    client = clients.async_management_client(
-        agents.folder / "side_ca.pem",
-        agents.folder / "manager.pem",
-        agents.folder / "manager.key",
-        base_url=f"https://{ADDRESS}:{agents.port}",
-        timeout=120,
-    )
+    files = [agents.folder / name for name in ("side_ca.pem", "manager.pem", "manager.key")]
+    address = f"https://{ADDRESS}:{agents.port}"
+    # One for each host, as the manager has them: it made them before the power went.
+    open_clients = [clients.async_management_client(*files, base_url=address, timeout=120) for _key in made]
 
     async def one(number: int, key_id: str) -> None:
-        host, named = f"host{number}", {"sni_hostname": "config.agents"}
+        host, named, client = f"host{number}", {"sni_hostname": "config.agents"}, open_clients[number]
         asked = await client.get(f"{AGENT}/key-delivery", extensions=named)
         target = msgspec.json.decode(asked.content, type=DeliveryTarget)
         key = await loop.run_in_executor(threads, group.get, key_id)
@@ -147,10 +144,12 @@ async def _deliver(
         if answer.status_code != 200 or json.loads(answer.content) != {}:
             raise RuntimeError(f"{host} did not take its key: {answer.status_code}")
 
-    async with client:
-        began = time.monotonic()
+    began = time.monotonic()
+    try:
         await asyncio.gather(*(one(number, key_id) for number, key_id in enumerate(made)))
         return time.monotonic() - began
+    finally:
+        await asyncio.gather(*(client.aclose() for client in open_clients))
 
 
 def sealed(host: str, target: DeliveryTarget, key: ServedKey) -> StandardKey:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bench works: it attests through the real front door and writes what it found. Its figures do not count:
-a machine that runs other tests at the same time says nothing about speed."""
+"""The bench works: it attests, and gets keys, through the real front door and writes what it found. Its
+figures do not count: a machine that runs other tests at the same time says nothing about speed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
+from bench import key_site
+from bench.attester import SessionKeys
 from bench.boot import measured_boot
+from bench.key_site import KeyHolder, Vault
 from bench.plot import Plot
+from bench.releases import InProcess
 from bench.site import Site
 from bench.verification import Verification
+from integration.software_key_server import SoftwareKeyServer
 
+from trusted_infrastructure.kmip.connection import ClientCredentials
+from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tpm.event_log import parse_event_log, replay
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +52,20 @@ def test_a_quick_run_writes_all_figures(tmp_path: Path) -> None:
         "over HTTPS: latency p99",
         "memory of worker 0: PSS",
         "processor time of an attestation: load generator",
+        "raw: HPKE seals (ML-KEM-768, X25519) on a core",
+        "raw: AES-256-GCM decryptions on a core",
+        "in process: key release",
+        "over HTTPS: key releases, 32 connections",
+        "over HTTPS: key release, latency p50",
+        "over HTTPS: key release, latency p99",
+        "power cut, 16 hosts, 1 Trust Authority host: the last has its key after",
+        "power cut, 16 hosts, 2 Trust Authority hosts: the last has its key after",
+        "power cut, 16 hosts, standard provider: the last has its key after",
+        "keys that the manager gets from the key server",
     ):
         assert found[name]["value"] > 0
     assert found["over HTTPS: refused"]["value"] == 0
+    assert found["over HTTPS: key releases refused"]["value"] == 0
     assert not list(tmp_path.glob("bench-*"))
     for name in ("log_size", "images", "hosts"):
         ElementTree.parse(tmp_path / "performance" / f"{name}.svg")
@@ -66,6 +85,21 @@ def test_what_is_measured_is_a_full_verification(tmp_path: Path) -> None:
     one = Verification(Site(tmp_path, images=3, enrolled=5, denied=2))
     assert one.verify().base_image == "image-002"
     assert one.verify_stranger().token
+
+
+def test_what_is_measured_is_a_release_of_the_host_s_own_key(tmp_path: Path) -> None:
+    server = SoftwareKeyServer(tmp_path / "kms", "kms")
+    held = Vault(server, ClientCredentials("", b""), bytes(range(32)))
+    site = Site(tmp_path)
+    key_site.provide(site, held)
+    one = InProcess(site, held)
+    holder, token = one.asker
+    first, second = (msgspec.json.encode(one.release()) for _twice in range(2))
+    assert first != second
+    assert holder.opens(first, token)
+    other = KeyHolder.make("host1", held, SessionKeys.generate())
+    with pytest.raises(Refusal):
+        other.opens(first, token)
 
 
 def test_a_plot_is_a_picture() -> None:

@@ -86,7 +86,7 @@ class TrustAuthority:
         return self.manage("GET", "/status")["providers"]["finance"]
 
     def ask(self, body: bytes | None = None, action: str = "create") -> tuple[str, bytes, KeyAnswer | None]:
-        """A host asks: reason code ("ok"), the key it gets, the answer. body: a wrapped key, but to create."""
+        """A host asks: reason code ("ok"), the key it gets, the answer. body: a wrapped key."""
         host = Host(self.authority, now=int(time.time()))
         body = body or host.create_body()
         if action == "unwrap":

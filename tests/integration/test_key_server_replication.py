@@ -257,11 +257,11 @@ def test_a_peer_that_hangs_delays_one_answer_by_a_second(servers: Pair) -> None:
         try:
             began = time.monotonic()
             uid = client.create("while it hangs", activate=False)
-            assert time.monotonic() - began < 1.8
+            assert time.monotonic() - began < 2.5
             began = time.monotonic()
             for _number in range(3):
                 client.create("and again")
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 2.0
         finally:
             second.pause(resume=True)
         with Client(second) as other:

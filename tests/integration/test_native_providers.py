@@ -493,6 +493,26 @@ async def test_a_refused_push_leaves_the_provider_as_it_was(host: Host, key: Pol
     assert providers.key(PROVIDER)[1] == KEYS[KEY_IDS[0]]
 
 
+@in_a_loop
+async def test_another_key_under_a_known_id_does_not_replace_a_locked_one(host: Host, key: PolicyKey) -> None:
+    """The only copy of what this host has wrapped keys with: it may open after the next boot."""
+    await pushed(host, key)
+    (path,) = host.files
+    stored, right = path.read_bytes(), host.policies.pop("now")
+    providers = await host.start()
+    check_locked(providers, "pcr_policy_missing")
+    other = bytes(32)
+    same_id = NativeKey(
+        key_id=KEY_IDS[0], sealed_key=other, check_value=wrapping.check_value(other, KEY_IDS[0])
+    )
+    with pytest.raises(Refusal, match="key_mismatch.*under this id"):
+        await providers.receive(push(key, keys=[same_id]), opened)
+    assert path.read_bytes() == stored
+    host.policies["now"] = right
+    await providers.refresh()
+    assert providers.key(PROVIDER)[1] == KEYS[KEY_IDS[0]]
+
+
 def _with(key: NativeKey, **changes: Any) -> NativeKey:
     fields = {name: getattr(key, name) for name in key.__struct_fields__}
     return NativeKey(**{**fields, **changes})

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,12 +41,14 @@ from trusted_infrastructure.manager import (
     users,
 )
 from trusted_infrastructure.manager.nodes import HttpNodes, NodeError
+from trusted_infrastructure.manager.standard_key_servers import MAX_CALLS
 from trusted_infrastructure.refusal import Refusal
 
 PROVIDERS = "/trust/standard-key-providers"
 ONE = f"{PROVIDERS}/finance"
 PASSWORD = "a password of the key servers"
 USE = {"component": "Virtual Machine", "name": "db1", "identifier": "52d3-77"}
+OTHER_USE = {"component": "Host", "name": "", "identifier": "52d3-78"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -207,13 +210,20 @@ def test_a_key_that_is_gone_is_one_event_and_no_key(provider: Api, nodes: AgentN
 
 
 @contextlib.contextmanager
-def key_owner(api: Api) -> Iterator[Callable[[str], None]]:
-    """Destroys keys, as the provider's own client."""
+def server_session(api: Api) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
+    """Calls with a session at the first key server, as the provider's own client."""
     with api.manager.database.transaction() as connection:
         content = standard_providers.find(connection, "finance")
     group = standard_providers.connected(api.manager.secrets, "finance", content)
-    yield lambda key_id: group._members[0].visit(lambda session: key_making.discard(session, key_id))
+    yield group._members[0].visit
     group.close()
+
+
+@contextlib.contextmanager
+def key_owner(api: Api) -> Iterator[Callable[[str], None]]:
+    """Destroys keys."""
+    with server_session(api) as visit:
+        yield lambda key_id: visit(lambda session: key_making.discard(session, key_id))
 
 
 def test_no_key_server(provider: Api, nodes: AgentNodes, servers: list[SoftwareKeyServer]) -> None:
@@ -236,6 +246,35 @@ def test_no_key_server(provider: Api, nodes: AgentNodes, servers: list[SoftwareK
     assert told(provider, events.KEY_GENERATE_FAIL) == []
     assert provider.ok("GET", "/trust/keys")[0]["state"] == "ACTIVE"
     time.sleep(1)
+
+
+def test_key_servers_that_hang_keep_no_other_provider_waiting(provider: Api, nodes: AgentNodes) -> None:
+    agent = nodes.agent("host1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = {"hostname": "127.0.0.1", "port": silent.getsockname()[1]}
+        spec = {
+            "provider": "hung",
+            "servers": [{"name": "silent", "address": address}],
+            "connection_timeout": 4,
+        }
+        provider.done("POST", PROVIDERS, json=spec)
+        provider.ok("POST", f"{PROVIDERS}/hung/client-certificate")
+        trusted = {"certificates": [make_pair("silent").certificate]}
+        provider.ok("PATCH", f"{PROVIDERS}/hung/peer-certs/trusted", json=trusted)
+        # More than there are threads.
+        hung = [agent.ask(action="create", provider="hung", **USE) for _each in range(MAX_CALLS + 4)]
+        first = agent.ask(action="create", provider="finance", **USE)
+        later: list[str] = []
+
+        def done() -> bool:
+            if first in agent.answers and not later:
+                later.append(agent.ask(action="create", provider="finance", **OTHER_USE))
+            return bool(later) and later[0] in agent.answers
+
+        served(provider, done, seconds=3.5)
+        assert not agent.answers.keys() & set(hung)
+    assert agent.answers[first].key_id != agent.answers[later[0]].key_id
+    assert len(agent.held) == 2
 
 
 def test_another_key_under_the_same_id_goes_to_nobody(provider: Api, nodes: AgentNodes) -> None:
@@ -288,6 +327,24 @@ def test_a_key_for_an_object(provider: Api, nodes: AgentNodes) -> None:
     assert provider.ok("GET", "/trust/keys")[0]["hosts"] == ["host1", "host2"]
     operations = [row["operation"] for row in told(provider, events.CRYPTO_OPERATION) if row.get("key_id")]
     assert operations == ["create", "send", "get", "send", "get", "send"]
+    # A host that got the object from another one does not know its name; for another object all is new.
+    for use, expected in (({**USE, "name": ""}, USE), (OTHER_USE, OTHER_USE)):
+        assert (
+            answered(provider, other, action="get", provider="finance", key_id=made.key_id, **use).code == ""
+        )
+        assert {name: provider.ok("GET", "/trust/keys")[0][name] for name in USE} == expected
+
+
+@pytest.mark.parametrize("name", ["12345678", "n" * 24, "B\u00fcro 1 \u6771\u4eac", "\u00fc" * 255])
+def test_any_name_of_an_object(provider: Api, nodes: AgentNodes, name: str) -> None:
+    agent = nodes.agent("host1")
+    made = answered(provider, agent, action="create", provider="finance", **{**USE, "name": name})
+    other = {**USE, "name": f"{name[:254]}2"}
+    got = answered(provider, agent, action="get", provider="finance", key_id=made.key_id, **other)
+    assert (made.code, got.code) == ("", "")
+    with server_session(provider) as visit:
+        found = visit(lambda session: session.attributes(made.key_id, ("x-Name", "x-Identifier")).vendor)
+    assert found == {"x-Name": other["name"], "x-Identifier": USE["identifier"]}
 
 
 def test_a_lost_answer_makes_no_second_key(provider: Api, nodes: AgentNodes) -> None:

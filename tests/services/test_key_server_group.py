@@ -224,6 +224,17 @@ def test_what_is_left_of_a_failed_creation_is_destroyed(pair) -> None:
     assert "DESTROY" not in first.answers.operations
 
 
+def test_a_key_in_use_that_was_given_for_a_new_one_is_not_destroyed(pair) -> None:
+    first, _second = pair
+    group = group_of(*pair)
+    first.answers = Making(drop_at="GET_ATTRIBUTES", made="in-use")
+    group.create(VENDOR, {})
+    first.answers = Making(key=OTHER_KEY, made="in-use")
+    group.check({"in-use"})
+    group.check()
+    assert not {"DESTROY", "REVOKE"} & set(first.answers.operations)
+
+
 def test_a_withheld_server_is_sent_nothing(pair) -> None:
     first, _second = pair
     group = group_of(*pair, withheld=("kms1",))

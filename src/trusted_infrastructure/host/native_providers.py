@@ -61,6 +61,11 @@ class _Provider:
     def locked(self) -> bool:
         return not self.keys
 
+    def known_check_values(self) -> Mapping[str, str]:
+        """Those of the keys in memory, or of a locked copy, unless that was found to be changed."""
+        changed = self.locked and self.problem is not None and self.problem.code == "sealed_data_invalid"
+        return {} if changed else self.described.check_values
+
     def state(self) -> NativeProviderState:
         described, problem = self.described, self.problem
         return NativeProviderState(
@@ -180,9 +185,9 @@ class NativeProviders:
     async def _take_over(self, provider: _Provider) -> NativeProviderState:
         name = provider.described.provider
         before = self._providers.get(name)
-        for key_id, held in before.keys.items() if before else ():
+        for key_id, known in before.known_check_values().items() if before else ():
             # What this host has wrapped under the key would be lost.
-            if provider.keys.get(key_id, held) != held:
+            if provider.described.check_values.get(key_id, known) != known:
                 raise _mismatch(name, key_id, "is another one than this host has under this id")
         try:
             policies = dict(self._policies())

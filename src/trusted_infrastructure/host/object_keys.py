@@ -139,9 +139,13 @@ class ObjectKeys:
             raise _unknown(header.key_id)
         use = ObjectOfKey(header.object_id, header.component)
         key = await self._opened(wrapped_key, use)
-        kept = KeptKey(record=_record_of(header, int(self._clock())), wrapped_key=wrapped_key, owner=owner)
-        await self.registry.put(kept)
-        return ObjectKey(kept.record, wrapped_key, key)
+        async with self._changing[header.key_id]:
+            kept = self.registry.get(header.key_id)
+            if kept is None:  # else another call was first, and what it keeps may be newer by now
+                record = _record_of(header, int(self._clock()))
+                kept = KeptKey(record=record, wrapped_key=wrapped_key, owner=owner)
+                await self.registry.put(kept)
+        return ObjectKey(kept.record, kept.wrapped_key, key)
 
     async def rewrap(
         self,

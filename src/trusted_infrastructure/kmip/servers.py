@@ -122,13 +122,16 @@ class KeyServerGroup:
         """
         return self._first(lambda member: member.visit(lambda session: _put_to_use(session, key_id, use)))
 
-    def check(self) -> list[ServerStatus]:
-        """Ask every server, all at once, who trusts whom; destroy keys that were made for nothing."""
+    def check(self, kept: Collection[str] = ()) -> list[ServerStatus]:
+        """Ask every server, all at once, who trusts whom; destroy keys that were made for nothing.
+
+        kept: ids of keys that are in use. A server that gave one of them for a new key loses none for that.
+        """
         with ThreadPoolExecutor(len(self._members)) as workers:
             found = list(workers.map(self._look, self._members))
         for member, status in zip(self._members, found, strict=True):
             if not status.problem:
-                self._destroy_orphans(member)
+                self._destroy_orphans(member, kept)
         if not found[0].problem:
             with self._lock:
                 self._working = 0
@@ -211,11 +214,14 @@ class KeyServerGroup:
             return ServerStatus(name, refusal.message, True, refusal.server_trust_client)
         return ServerStatus(name, "", True, True, x509.load_der_x509_certificate(der).not_valid_after_utc)
 
-    def _destroy_orphans(self, member: KeyServerPool) -> None:
+    def _destroy_orphans(self, member: KeyServerPool, kept: Collection[str]) -> None:
         with self._lock:
             mine = [orphan for orphan in self._orphans if orphan[0] == member.server.name]
             self._orphans = [orphan for orphan in self._orphans if orphan not in mine]
         for _server, key_id in mine:
+            if key_id in kept:
+                log.error("orphan_in_use", server=member.server.name, key_id=key_id)
+                continue
             try:
                 member.visit(partial(key_making.discard, key_id=key_id))
             except Refusal as refusal:

@@ -22,6 +22,7 @@ from kmip.core import enums, exceptions, utils
 from kmip.core.messages import contents, payloads
 from kmip.services.kmip_client import KMIPProxy
 
+from trusted_infrastructure.kmip import text_strings
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, KeyServerFailure, tls_failure
 from trusted_infrastructure.refusal import Refusal
 
@@ -39,6 +40,7 @@ _ATTRIBUTES = [
     "State",
 ]
 _Taken = TypeVar("_Taken")
+text_strings.repair()
 _AUTHENTICATION_REASONS = {"AUTHENTICATION_NOT_SUCCESSFUL"}
 
 

@@ -69,7 +69,7 @@ def write(connection: sql.Connection, cluster: Cluster, changes: Iterable[Change
         if known is not None and known.document.content == plain:
             written.append(known)
             continue
-        generation = following(connection, known.document.generation if known else None)
+        generation = following(connection, cluster, known.document.generation if known else None)
         desired = Desired(change.host, Document(change.kind, change.id, generation, plain))
         store(connection, cluster, desired)
         written.append(desired)
@@ -92,12 +92,31 @@ def raise_security_generation(connection: sql.Connection, cluster: Cluster) -> N
     set_fact(connection, name, str(int(fact(connection, name) or "0") + 1))
 
 
-def following(connection: sql.Connection, before: Generation | None) -> Generation:
-    """The generation after `before`; the epoch is the manager's own."""
+def generation_floor_fact(cluster: Cluster) -> str:
+    """Name under which it is remembered above what the generations of new documents begin."""
+    return f"generation_floor {cluster.id}"
+
+
+def raise_generation_floor(connection: sql.Connection, cluster: Cluster, found: Generation) -> None:
+    """New documents of the cluster begin above `found`: what a host that joined has, or has seen deleted, in
+    another cluster. It would refuse them otherwise, as it refuses whatever is not newer."""
+    if found > generation_floor(connection, cluster):
+        set_fact(connection, generation_floor_fact(cluster), f"{found.epoch}.{found.counter}")
+
+
+def generation_floor(connection: sql.Connection, cluster: Cluster) -> Generation:
+    """The highest generation that a host brought along; 1.0, which no document has, where none did."""
+    epoch, _dot, counter = (fact(connection, generation_floor_fact(cluster)) or "1.0").partition(".")
+    return Generation(int(epoch), int(counter))
+
+
+def following(connection: sql.Connection, cluster: Cluster, before: Generation | None) -> Generation:
+    """The generation after `before`, or of a new document; the epoch is the manager's own."""
     epoch = int(fact(connection, "epoch") or "1")
-    if before is None or before.epoch < epoch:
+    last = generation_floor(connection, cluster) if before is None else before
+    if last.epoch < epoch:
         return Generation(epoch, 1)
-    return Generation(before.epoch, before.counter + 1)
+    return Generation(last.epoch, last.counter + 1)
 
 
 def store(connection: sql.Connection, cluster: Cluster, desired: Desired) -> None:

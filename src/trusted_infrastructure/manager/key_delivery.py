@@ -13,8 +13,11 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
+import msgspec
 import structlog
 
 from trusted_infrastructure import sealing
@@ -46,6 +49,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STALE = "delivery_stale"
 MESSAGE_LIMIT, CODE_LIMIT = 2048, 64
 log = structlog.get_logger("trusted_infrastructure.manager")
+
+Answering: TypeAlias = dict["asyncio.Task[None]", frozenset[str]]
+"""What is being answered to a host: the ids of the requests of each task."""
 
 
 @dataclass(frozen=True)
@@ -117,25 +123,62 @@ def hosts_to_serve(manager: Manager) -> set[str]:
 
 
 async def serve_host(manager: Manager, name: str) -> None:
-    """Answers what one host asks, until it is cancelled."""
+    """Answers what one host asks, until it is cancelled. Requests for keys of one provider do not wait for
+    those of another, whose key servers may hang."""
     pause = 0.0
     timeout = WAIT + manager.settings.node_timeout
-    while True:
-        begun = time.monotonic()
-        try:
-            path = f"{AGENT}/key-requests?wait={WAIT}"
-            asked = await ask(manager.nodes, name, "GET", path, KeyRequests, timeout=timeout)
-            if asked.requests:
-                await answer(manager, name, asked)
-        except NodeError as error:
-            if not pause:
-                log.warning("key_requests_unanswered", host=name, code=error.code, error=error.text)
-            pause = min(max(FIRST_PAUSE, pause * 2), LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, no secret
-            continue
-        pause = 0.0
-        if not asked.requests and time.monotonic() - begun < FIRST_PAUSE:
-            await asyncio.sleep(FIRST_PAUSE)  # an agent that does not wait
+    answering: Answering = {}
+    try:
+        while True:
+            begun = time.monotonic()
+            try:
+                path = f"{AGENT}/key-requests?wait={WAIT}"
+                asked = await ask(manager.nodes, name, "GET", path, KeyRequests, timeout=timeout)
+                new = not_in_hand(asked.requests, answering)
+                for provider in {request.provider for request in new.values()}:
+                    own = [request for request in new.values() if request.provider == provider]
+                    some = msgspec.structs.replace(asked, requests=own)
+                    task = asyncio.create_task(answer(manager, name, some))
+                    answering[task] = frozenset(request.id for request in own)
+                if not new and time.monotonic() - begun < FIRST_PAUSE:  # an agent that does not wait
+                    await a_moment(answering)
+                if reaped(answering) or not asked.requests:
+                    pause = 0.0
+            except NodeError as error:
+                if not pause:
+                    log.warning("key_requests_unanswered", host=name, code=error.code, error=error.text)
+                pause = min(max(FIRST_PAUSE, pause * 2), LONGEST_PAUSE)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, no secret
+    finally:
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
+
+
+def not_in_hand(requests: Sequence[KeyRequest], answering: Answering) -> dict[str, KeyRequest]:
+    """The requests, by id, that are not being answered: a host offers each again until it has its answer."""
+    known = frozenset().union(*answering.values())
+    new = {request.id: request for request in requests if request.id not in known}
+    return dict(islice(new.items(), max(0, MAX_KEYS - len(known))))
+
+
+async def a_moment(answering: Answering) -> None:
+    """Waits for an answer to leave, or a second."""
+    if answering:
+        await asyncio.wait(answering, timeout=FIRST_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+    else:
+        await asyncio.sleep(FIRST_PAUSE)
+
+
+def reaped(answering: Answering) -> bool:
+    """Forgets what has ended; whether anything has. Raises NodeError where an answer was not taken."""
+    ended = [task for task in answering if task.done()]
+    for task in ended:
+        del answering[task]
+    failures = [failure for task in ended if (failure := task.exception()) is not None]
+    if failures:
+        raise failures[0]
+    return bool(ended)
 
 
 async def answer(manager: Manager, name: str, asked: KeyRequests) -> None:

@@ -30,6 +30,17 @@ class Use:
         values = {"x-Component": self.component, "x-Name": self.name, "x-Identifier": self.identifier}
         return {name: value for name, value in values.items() if value}
 
+    def after(self, before: Use) -> Use:
+        """This use of a key that was put to use before: of the same object, what is not said now stays. A
+        host that got the object from another one knows no name of it."""
+        if self.identifier not in ("", before.identifier):
+            return self
+        return Use(
+            self.component or before.component,
+            self.name or before.name,
+            self.identifier or before.identifier,
+        )
+
 
 @dataclass(frozen=True)
 class Asker:
@@ -123,6 +134,17 @@ def keys(
         )
         for row in connection.execute(query.order_by(table.c.provider, table.c.key_id))
     ]
+
+
+def ids(connection: sql.Connection) -> frozenset[str]:
+    """Ids of all keys that are known, of any provider."""
+    return frozenset(connection.execute(sql.select(table.c.key_id)).scalars())
+
+
+def count(connection: sql.Connection, provider: str) -> int:
+    """How many keys of a provider are known."""
+    query = sql.select(sql.func.count()).select_from(table).where(table.c.provider == provider)
+    return connection.execute(query).scalar_one()
 
 
 def known(manager: Manager, provider: str, key_id: str) -> KnownKey | None:

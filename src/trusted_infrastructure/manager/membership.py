@@ -126,8 +126,11 @@ def consequences(connection: sql.Connection, manager: Manager, cluster: Cluster)
 
 def raise_above(connection: sql.Connection, cluster: Cluster, host: Host, found: Applied) -> None:
     """A host that was in a cluster before may have documents, or deletions, newer than this cluster's. It was
-    added on purpose, so the cluster's documents get higher generations; otherwise it would refuse them."""
+    added on purpose, so the cluster's documents get higher generations, and so will those that are still to
+    come; otherwise it would refuse them."""
     on_host = found.by_key()
+    for theirs in on_host.values():
+        desired.raise_generation_floor(connection, cluster, theirs.generation)
     for item in desired.everything(connection, cluster):
         other = on_host.get((item.document.kind, item.document.id))
         if other is None or item.host not in {desired.EVERY_HOST, host.name}:

@@ -30,6 +30,13 @@ _PBES2 = "1.2.840.113549.1.5.13"
 _PBKDF2 = "1.2.840.113549.1.5.12"
 _HMAC_SHA256 = "1.2.840.113549.2.9"
 _AES256_CBC = "2.16.840.1.101.3.4.1.42"
+# Hashes of an integrity check. Another algorithm (PBMAC1, RFC 9579) has a number of iterations of its own.
+_HASHES = {
+    "1.3.14.3.2.26",  # SHA-1
+    "2.16.840.1.101.3.4.2.1",  # SHA-256
+    "2.16.840.1.101.3.4.2.2",  # SHA-384
+    "2.16.840.1.101.3.4.2.3",  # SHA-512
+}
 _KEY_BAG = "1.2.840.113549.1.12.10.1.1"
 _SHROUDED_KEY_BAG = "1.2.840.113549.1.12.10.1.2"
 _CERTIFICATE_BAG = "1.2.840.113549.1.12.10.1.3"
@@ -99,6 +106,10 @@ def _check_mac(mac: der.Element) -> None:
     fields = der.inside(mac.raw, der.SEQUENCE, "the integrity check")
     if len(fields) not in (2, 3):
         raise ValueError("the integrity check is malformed")
+    algorithm, _digest = _pair(fields[0].raw, "the integrity check")
+    kind = der.inside(algorithm.raw, der.SEQUENCE, "the integrity check")[:1]
+    if not kind or _identifier(kind[0]) not in _HASHES:
+        raise ValueError("has an integrity check that is not taken: one by SHA-1 or SHA-2 is")
     if len(fields) == 3:
         _check_iterations(fields[2])
 

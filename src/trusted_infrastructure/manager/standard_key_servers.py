@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +15,8 @@ from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.standard_providers import StandardProvider
 from trusted_infrastructure.refusal import Refusal
 
-# Calls to key servers at the same time; each blocks a thread for the network.
+# Calls at the same time to the key servers of one provider; each blocks a thread for the network. Providers
+# share no threads: one whose key servers hang must not keep the others waiting.
 MAX_CALLS = 32
 # The same failure, of a provider at a host, is one event in this many seconds.
 REPORT_AGAIN_AFTER = 60.0
@@ -38,7 +39,7 @@ class KeyServers:
     def __init__(self, secrets: DatabaseSecrets, clock: Callable[[], float]) -> None:
         self._secrets = secrets
         self._clock = clock
-        self._workers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="kmip")
+        self._workers: dict[str, ThreadPoolExecutor] = {}
         self._groups: dict[str, tuple[StandardProvider, KeyServerGroup]] = {}
         self._reported: dict[tuple[str, ...], float] = {}
         self.looked: dict[str, Looked] = {}
@@ -48,16 +49,21 @@ class KeyServers:
     ) -> Result:
         """Do `work` with a provider's key servers, in a thread. Raises Refusal."""
         group = self._group(name, provider)
-        return await self.run(lambda: work(group))
+        return await self.run(name, lambda: work(group))
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Do what blocks, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def run(self, name: str, work: Callable[[], Result]) -> Result:
+        """Do what blocks, in a thread of the provider's."""
+        workers = self._workers.get(name)
+        if workers is None:
+            workers = self._workers[name] = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="kmip")
+        return await asyncio.get_running_loop().run_in_executor(workers, work)
 
-    async def look(self, name: str, provider: StandardProvider) -> Looked:
-        """Ask every server of a provider how it does; kept in `looked`."""
+    async def look(self, name: str, provider: StandardProvider, kept: Collection[str]) -> Looked:
+        """Ask every server of a provider how it does; remembered in `looked`. kept: ids of keys in use, of
+        any provider: they are never destroyed."""
         try:
-            found = Looked(self._clock(), await self.ask(name, provider, KeyServerGroup.check))
+            servers = await self.ask(name, provider, lambda group: group.check(kept))
+            found = Looked(self._clock(), servers)
         except Refusal as refusal:
             found = Looked(self._clock(), [], refusal)
         self.looked[name] = found
@@ -65,10 +71,10 @@ class KeyServers:
 
     def forget(self, name: str) -> None:
         """The provider is gone."""
-        self.looked.pop(name, None)
-        known = self._groups.pop(name, None)
-        if known is not None:
-            known[1].close()
+        workers = self._workers.pop(name, None)
+        if workers is not None:
+            workers.shutdown(wait=False)  # what was begun comes to its end
+        self._disconnect(name)
 
     def is_new(self, *failure: str) -> bool:
         """Whether a failure, by what tells it from others, is to be told: not where the same one was a moment
@@ -86,14 +92,21 @@ class KeyServers:
     def close(self) -> None:
         """Close what is idle; let threads end by themselves."""
         for name in list(self._groups):
-            self.forget(name)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+            self._disconnect(name)
+        for workers in self._workers.values():
+            workers.shutdown(wait=False, cancel_futures=True)
+
+    def _disconnect(self, name: str) -> None:
+        self.looked.pop(name, None)
+        known = self._groups.pop(name, None)
+        if known is not None:
+            known[1].close()
 
     def _group(self, name: str, provider: StandardProvider) -> KeyServerGroup:
         known = self._groups.get(name)
         if known is not None and known[0] == provider:
             return known[1]
         made = standard_providers.connected(self._secrets, name, provider)
-        self.forget(name)
+        self._disconnect(name)
         self._groups[name] = (provider, made)
         return made

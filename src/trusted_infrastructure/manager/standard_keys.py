@@ -79,6 +79,7 @@ async def get(manager: Manager, asker: Asker, provider: str, key_id: str, use: U
         )
         failed(manager, events.SEND_KEY_KMS_CLUSTER_ERROR, refusal, asker, provider, "get", key_id, use)
         raise refusal
+    use = use.after(row.use)
     wanted = None if use == row.use else use.attributes or None
     try:
         found = await manager.key_servers.ask(provider, content, lambda group: group.get(key_id, wanted))

@@ -109,8 +109,15 @@ def provider_warnings(
 
 async def look(manager: Manager, name: str, provider: StandardProvider) -> Report:
     """Ask the key servers now."""
-    found = await manager.key_servers.look(name, provider)
+    found = await look_now(manager, name, provider)
     return report(name, provider, found, manager.clock())
+
+
+async def look_now(manager: Manager, name: str, provider: StandardProvider) -> Looked:
+    """What is found of the key servers now."""
+    with manager.database.transaction() as connection:
+        kept = known_keys.ids(connection)
+    return await manager.key_servers.look(name, provider, kept)
 
 
 def verdicts(manager: Manager) -> dict[str, Verdict]:
@@ -140,7 +147,7 @@ async def upkeep(manager: Manager) -> None:
         before = manager.key_servers.looked.get(name)
         if before is not None and manager.clock() - before.time < LOOK_EVERY:
             continue
-        found = await manager.key_servers.look(name, provider)
+        found = await look_now(manager, name, provider)
         tell_of_certificates(manager, name, provider, found)
         if any(not status.problem for status in found.servers):
             await refresh_states(manager, name, provider)

@@ -46,7 +46,7 @@ class Service:
 
     def client(self, name: str = "public.sock", headers: dict[str, str] | None = None) -> httpx.Client:
         """A client with a connection of its own, to whichever worker takes it."""
-        transport = httpx.HTTPTransport(uds=str(self.site.folder / "run" / name))
+        transport = httpx.HTTPTransport(uds=str(self.site.folder / "run" / "attestation" / name))
         return httpx.Client(transport=transport, base_url="http://ta1", headers=headers, timeout=20)
 
     def connect(self, pid: int) -> httpx.Client:
@@ -68,7 +68,7 @@ class Service:
         return msgspec.json.decode(answer.content, type=AttestationResult).token
 
     def records(self) -> list[AuditRecord]:
-        lines = (self.site.folder / "state" / "audit.jsonl").read_bytes().splitlines()
+        lines = (self.site.folder / "state" / "attestation" / "audit.jsonl").read_bytes().splitlines()
         return [msgspec.json.decode(line, type=AuditRecord) for line in lines]
 
 
@@ -115,7 +115,7 @@ def service() -> Iterator[Service]:
                     began = time.monotonic()
                     assert process.wait(timeout=15) == 0
                     assert time.monotonic() - began < 10
-                    assert not list((site.folder / "run").glob("*.sock"))
+                    assert not list((site.folder / "run" / "attestation").glob("*.sock"))
             finally:
                 process.kill()
                 process.wait()
@@ -186,7 +186,7 @@ def listening(service: Service, pid: int) -> bool:
     """Whether a worker has come so far that it answers."""
     others = [other for other in service.pids() if other != pid]
     with stopped(others):
-        transport = httpx.HTTPTransport(uds=str(service.site.folder / "run" / "public.sock"))
+        transport = httpx.HTTPTransport(uds=str(service.site.folder / "run" / "attestation" / "public.sock"))
         with httpx.Client(transport=transport, base_url="http://ta1", timeout=0.5) as client:
             with contextlib.suppress(httpx.TransportError):
                 return client.get("/attestation/v1/jwks").status_code == 200

@@ -279,6 +279,31 @@ def test_a_wrapped_key_of_another_host_is_kept_once_it_was_used(manager: KeyMana
     assert (record.key_id, record.primary_key_id) == (made.record.key_id, FIRST)
 
 
+def test_an_older_copy_that_opens_late_does_not_replace_a_newer_one(
+    manager: KeyManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = generate(manager, "local")
+    (tmp_path / "other").mkdir()
+    other = KeyManager(SoftwareHost(tmp_path / "other"))
+    other.providers(default="local", local="NATIVE")
+    asyncio.run(other.push("local", (FIRST, KEY)))
+    objects = other.host.agent.host_keys.objects
+    opened = objects._opened
+
+    async def late(wrapped_key: bytes, use: ObjectOfKey) -> bytearray:
+        key = await opened(wrapped_key, use)
+        monkeypatch.setattr(objects, "_opened", opened)
+        await objects.get_wrapped(made.wrapped_key)
+        await other.push("local", (SECOND, os.urandom(32)), (FIRST, KEY))
+        await objects.rewrap(made.record.key_id)
+        return key
+
+    monkeypatch.setattr(objects, "_opened", late)
+    found = asyncio.run(objects.get_wrapped(made.wrapped_key))
+    assert (found.key, found.record.primary_key_id) == (made.key, SECOND)
+    assert [record.primary_key_id for record in records(other)] == [SECOND]
+
+
 # ---- whose key ----------------------------------------------------------------------------------------
 
 

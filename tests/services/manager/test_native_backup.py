@@ -188,6 +188,45 @@ def test_a_file_that_wants_hours_of_hashing_costs_nothing(count: int) -> None:
     assert time.monotonic() - started < 2
 
 
+def test_an_integrity_check_with_rounds_of_its_own_is_not_begun() -> None:
+    """PBMAC1 (RFC 9579): the number of rounds is in the algorithm, not where it is looked for."""
+    version, content, _mac = der.inside(CLEAR, der.SEQUENCE, "")
+
+    def value(tag: int, *parts: bytes) -> bytes:
+        return der.encode(tag, b"".join(parts))
+
+    def identifier(dotted: str) -> bytes:
+        return der.encode(der.OBJECT_IDENTIFIER, arcs(dotted))
+
+    null = b"\x05\x00"
+    hmac = value(der.SEQUENCE, identifier("1.2.840.113549.2.9"), null)
+    rounds = value(der.INTEGER, (2**31 - 1).to_bytes(4, "big"))
+    length = value(der.INTEGER, b"\x20")
+    parameters = value(der.SEQUENCE, value(der.OCTET_STRING, b"salt" * 2), rounds, length, hmac)
+    derivation = value(der.SEQUENCE, identifier("1.2.840.113549.1.5.12"), parameters)
+    algorithm = value(
+        der.SEQUENCE, identifier("1.2.840.113549.1.5.14"), value(der.SEQUENCE, derivation, hmac)
+    )
+    digest = value(der.SEQUENCE, algorithm, value(der.OCTET_STRING, bytes(32)))
+    mac = value(der.SEQUENCE, digest, value(der.OCTET_STRING, b"salt" * 2), value(der.INTEGER, b"\x01"))
+    started = time.monotonic()
+    error = refusal(value(der.SEQUENCE, version.raw, content.raw, mac), "password")
+    assert (error.field, "integrity check" in error.reason) == ("config", True), error.reason
+    assert time.monotonic() - started < 2
+
+
+def arcs(dotted: str) -> bytes:
+    """Content of an object identifier."""
+    numbers = [int(part) for part in dotted.split(".")]
+    made = bytes([numbers[0] * 40 + numbers[1]])
+    for number in numbers[2:]:
+        groups = [number & 0x7F]
+        while number := number >> 7:
+            groups.append(0x80 | number & 0x7F)
+        made += bytes(reversed(groups))
+    return made
+
+
 def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
     """DER with each occurrence of a value replaced, and the lengths around it put right."""
 

@@ -160,3 +160,17 @@ def test_each_host_has_its_own_assertion_only(workload: Api, clock: Clock) -> No
     for host in ("host1", "host2"):
         assert workload.nodes.content(host, "host_assertion", "assertion")["host"] == host
     assert claims(workload, "host1", clock).jti != claims(workload, "host2", clock).jti
+
+
+def test_a_host_that_moves_takes_what_its_new_cluster_gets_later(workload: Api) -> None:
+    """It remembers deletions of what the old cluster gave it, which the same of the new one must be above."""
+    attach_all(workload)
+    workload.done("DELETE", "/trust/clusters/trusted/hosts/host2")
+    workload.ok("POST", "/trust/clusters", json={"name": "other"})
+    workload.done(
+        "POST", "/trust/clusters/other/hosts", json={"name": "host2", "ek_digest": EK, "scope": "lab"}
+    )
+    cluster = {"type": "CLUSTER", "trust_authority_cluster": "domain-c8"}
+    for part in PARTS:
+        workload.done("POST", f"{BASE}/trusted-clusters/other/{part}/services", json=cluster)
+    assert workload.done("GET", "/trust/clusters/other/status")["health"] == "OK"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Are known secrets anywhere on this machine? Runs as root, with nothing but Python's library.
 
-Reads {"secrets": {what it is: its bytes in base64}, "trees": [folder], "left_out": [path]} on standard input.
-Looks for the secrets in every file of these folders, whoever may read it, in the journal, and in arguments
-and environments of processes; prints what was searched, and what was found where; never a secret. left_out:
-files that have one by right. With "canary": true, a random secret is put into each kind of place first, and
-the answer says in which ones it was found: all of them, or the search is none.
+Reads {"secrets": {what it is: its bytes in base64}, "trees": [folder], "left_out": [path], "machine": bool}
+on standard input. Looks for the secrets in every file of these folders, whoever may read it; with "machine"
+also in the journal and in arguments and environments of processes. Prints what was searched, and what was
+found where; never a secret. left_out: files that have one by right. With "machine", a random secret is put
+into each kind of place first, and the answer says in which ones it was found: all, or the search is none.
 """
 
 import base64
@@ -24,8 +24,8 @@ PIECE = 1 << 24
 
 
 def forms(secret):
-    """The ways in which bytes get into files and text: as they are, in hex, as Python or C writes them, and in
-    base64, also as a part of something longer."""
+    """The ways in which bytes get into files and text: as they are, in hex, as Python or C writes them, and
+    in base64, also as a part of something longer."""
     found = {secret, secret.hex().encode(), secret.hex().upper().encode(), secret.hex(":").encode()}
     found.add(repr(secret)[2:-1].encode())
     found.add(", ".join(str(byte) for byte in secret).encode())
@@ -39,8 +39,9 @@ def forms(secret):
 
 def journal():
     """Everything that was logged."""
-    done = subprocess.run(["journalctl", "--no-pager", "--all", "--output=export"], capture_output=True)
-    return done.stdout
+    return subprocess.run(
+        ["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE, check=True
+    ).stdout
 
 
 def processes():
@@ -73,7 +74,7 @@ def pieces(path):
             end = piece[-4096:]
 
 
-def search(secrets, trees, left_out):
+def search(secrets, trees, left_out, machine):
     """What was searched, and what was found."""
     wanted = [(name, form) for name, secret in secrets.items() for form in forms(secret)]
     found = []
@@ -83,12 +84,13 @@ def search(secrets, trees, left_out):
         names = {name for name, form in wanted if form in data}
         found.extend({"secret": name, "kind": kind, "where": where} for name in sorted(names))
 
-    logged = journal()
-    searched["journal"] = len(logged)
-    look("journal", "journal", logged)
-    for where, data in processes():
-        searched["processes"] += 1
-        look("processes", where, data)
+    if machine:
+        logged = journal()
+        searched["journal"] = len(logged)
+        look("journal", "journal", logged)
+        for where, data in processes():
+            searched["processes"] += 1
+            look("processes", where, data)
     for where, parts in files(trees, left_out):
         searched["files"] += 1
         for data in parts:
@@ -116,8 +118,9 @@ given = json.load(sys.stdin)
 wanted = {name: base64.b64decode(secret) for name, secret in given["secrets"].items()}
 left_out = set(given.get("left_out", ()))
 canary = os.urandom(32)
-with planted(canary) if given.get("canary") else contextlib.nullcontext():
-    searched, hits = search(wanted | {CANARY: canary}, given["trees"], left_out)
+machine = given.get("machine", False)
+with planted(canary) if machine else contextlib.nullcontext():
+    searched, hits = search(wanted | {CANARY: canary}, given["trees"], left_out, machine)
 answer = {
     "searched": searched,
     "canary": sorted({hit["kind"] for hit in hits if hit["secret"] == CANARY}),

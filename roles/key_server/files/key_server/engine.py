@@ -21,6 +21,7 @@ from kmip.core.messages import payloads
 from kmip.pie import sqltypes
 from kmip.services.server.engine import KmipEngine
 
+from . import text_strings
 from .journal import DESTROYED, MAX_SERVERS, Journal
 from .vendor_attributes import (
     PREFIX,
@@ -62,6 +63,7 @@ class Engine(KmipEngine):
 
         number: of this server, below MAX_SERVERS and another one than its peers'."""
         know_add_attribute()
+        text_strings.repair()
         super().__init__(policies=policies, database_path=database_path)
         # What PyKMIP logs of a failure would hold the statement's parameters: key bytes.
         self._data_store.hide_parameters = True

@@ -189,7 +189,9 @@ async def list_current(context: Context, given: ProviderInput) -> list[PeerSumma
 
     async def one(server: KeyServer) -> PeerSummary:
         try:
-            certificate = await context.manager.key_servers.run(lambda: presented_certificate(server))
+            certificate = await context.manager.key_servers.run(
+                given.provider, lambda: presented_certificate(server)
+            )
         except Refusal as refusal:
             errors = [message(refusal.message, "peer_certificate", server.name)]
             return PeerSummary(server_name=server.name, error_messages=errors, trusted=False)

@@ -90,7 +90,7 @@ async def delete(context: Context, given: DeleteInput) -> None:
 
     def remove(connection: sql.Connection) -> None:
         standard_providers.find(connection, given.provider)
-        left = len(known_keys.keys(connection, given.provider))
+        left = known_keys.count(connection, given.provider)
         if left and not given.force:
             raise NotAllowedInCurrentState(
                 f"{left} keys of the provider {given.provider!r} are known. What they encrypt cannot be "
@@ -112,7 +112,7 @@ async def delete(context: Context, given: DeleteInput) -> None:
 async def get(context: Context, given: ProviderInput) -> Info:
     with context.manager.database.transaction() as connection:
         found = standard_providers.find(connection, given.provider)
-        known = len(known_keys.keys(connection, given.provider))
+        known = known_keys.count(connection, given.provider)
     status = await standard_provider_health.look(context.manager, given.provider, found)
     return Info(
         provider=given.provider,

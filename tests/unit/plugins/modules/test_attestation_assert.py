@@ -202,6 +202,8 @@ def test_events(run_module: Any, client: Any) -> None:
             "host": None,
             "object": None,
             "user": None,
+            "operation": None,
+            "key_id": None,
             "details": {},
         }
     ]

@@ -96,9 +96,7 @@ def info(health: str, *ids: str) -> dict[str, Any]:
         (info("WARNING", f"{OWN}.native_not_backed_up"), True),
         (info("WARNING", f"{OWN}.native_not_backed_up_after_update"), True),
         (
-            info(
-                "ERROR", "trusted.infrastructure.unreachable", f"{OWN}.native_not_backed_up"
-            ),
+            info("ERROR", "trusted.infrastructure.unreachable", f"{OWN}.native_not_backed_up"),
             True,
         ),
         (info("WARNING", f"{OWN}.tpm_unavailable"), False),
