@@ -193,9 +193,10 @@ class KeyRecord(KeyMessage, frozen=True):
 
 
 class KeyRecords(KeyMessage, frozen=True):
-    """GET keys."""
+    """GET keys. unreadable: how many further ones there are whose files cannot be read."""
 
     keys: list[KeyRecord]
+    unreadable: int = 0
 
 
 class RewrapKeys(KeyMessage, frozen=True):

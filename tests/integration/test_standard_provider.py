@@ -36,10 +36,13 @@ from trusted_infrastructure.manager import (
     events,
     key_delivery,
     known_keys,
+    standard_keys,
     standard_provider_health,
     standard_providers,
     users,
 )
+from trusted_infrastructure.manager.inventory import all_clusters, find_host, remove_host
+from trusted_infrastructure.manager.known_keys import Asker, Use
 from trusted_infrastructure.manager.nodes import HttpNodes, NodeError
 from trusted_infrastructure.manager.standard_key_servers import MAX_CALLS
 from trusted_infrastructure.refusal import Refusal
@@ -390,6 +393,21 @@ def test_a_key_for_a_cluster(provider: Api, nodes: AgentNodes) -> None:
     assert provider.request("POST", "/trust/keys", json=again).json()["error_type"] == "ALREADY_EXISTS"
 
 
+def test_a_key_is_taken_for_one_cluster_by_whoever_is_first(provider: Api, nodes: AgentNodes) -> None:
+    manager = provider.manager
+    key_id = provider.ok("POST", "/trust/keys", json={"cluster": "one"})["key_id"]
+    provider.ok("DELETE", f"/trust/keys/{key_id}")
+
+    async def both() -> list[Any]:
+        with manager.database.transaction() as connection:
+            askers = [Asker(cluster.number, "administrator") for cluster in all_clusters(connection)]
+        taking = [standard_keys.take(manager, asker, "finance", key_id, Use()) for asker in askers]
+        return await asyncio.gather(*taking, return_exceptions=True)
+
+    assert [type(one).__name__ for one in provider.run(both())].count("AlreadyExists") == 1
+    assert len(provider.ok("GET", "/trust/keys")) == 1
+
+
 def test_a_host_that_leaves_its_cluster_has_no_keys_of_it(provider: Api, nodes: AgentNodes) -> None:
     agent = nodes.agent("host1")
     made = answered(provider, agent, action="create", provider="finance", **USE)
@@ -400,6 +418,25 @@ def test_a_host_that_leaves_its_cluster_has_no_keys_of_it(provider: Api, nodes: 
     answer = answered(provider, agent, action="get", provider="finance", key_id=made.key_id)
     assert (answer.code, agent.held) == ("key_unknown", {})
     assert provider.ok("GET", "/trust/keys")[0]["hosts"] == []
+
+
+def test_a_host_that_leaves_while_its_key_is_made_is_passed_nothing(
+    provider: Api, nodes: AgentNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, left = standard_keys.create, []
+
+    async def slow(*arguments: Any) -> Any:
+        made = await create(*arguments)
+        with provider.manager.database.transaction() as connection:
+            remove_host(connection, find_host(connection, "host1"))
+        left.append(made.key_id)
+        return made
+
+    monkeypatch.setattr(standard_keys, "create", slow)
+    nodes.agent("host1").ask(action="create", provider="finance", **USE)
+    served(provider, lambda: bool(left))
+    assert nodes.agent("host1").held == {}
+    assert ("host1", "POST", "/agent/manage/v1/standard-keys") not in nodes.calls
 
 
 def test_failover_between_key_servers(provider: Api, nodes: AgentNodes, servers) -> None:

@@ -110,7 +110,8 @@ def _native_routes(keys: HostKeys, base: str) -> list[Route]:
 
 def _object_routes(keys: HostKeys, base: str) -> list[Route]:
     async def records(_request: Request) -> Response:
-        return JSONAnswer(KeyRecords(keys=[kept.record for kept in keys.objects.list()]))
+        found = [kept.record for kept in keys.objects.list()]
+        return JSONAnswer(KeyRecords(keys=found, unreadable=keys.registry.unreadable))
 
     async def rewrap(request: Request) -> Response:
         asked = decode_json(await request.body() or b"{}", RewrapKeys)

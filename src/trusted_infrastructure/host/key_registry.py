@@ -46,7 +46,8 @@ class KeptKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class KeyRegistry:
     """See the module. directory: made where it is not there. changed: called after each change.
 
-    A file that cannot be understood is left alone and told in the journal; the others are used.
+    A file that cannot be understood is left alone and told in the journal; the others are used. What it
+    rests on is not known then, and must not look like nothing: see `unreadable`.
     Raises Unavailable `state_unusable`.
     """
 
@@ -54,6 +55,7 @@ class KeyRegistry:
         self._directory = directory
         self.changed = changed
         self._kept: dict[str, KeptKey] = {}
+        self.unreadable = 0
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             names = sorted(os.listdir(directory))
@@ -77,13 +79,8 @@ class KeyRegistry:
         """Keep a key, or keep it in another form. On the disk when this returns. Raises Unavailable
         `state_unusable`, Refusal `too_many_keys`; then it is as it was."""
         key_id = kept.record.key_id
-        if key_id not in self._kept and len(self._kept) >= MAX_KEYS:
-            raise Refusal(
-                "too_many_keys",
-                f"this host keeps {MAX_KEYS} keys, which is the most that it can",
-                "forget keys of objects that are gone",
-                status=409,
-            )
+        if key_id not in self._kept:
+            self.check_room()
 
         async def write() -> None:
             await asyncio.to_thread(write_state, self._path(key_id), msgspec.json.encode(kept))
@@ -92,6 +89,16 @@ class KeyRegistry:
 
         # Whoever asked may go away; what is known must not differ from what is on the disk.
         await asyncio.shield(write())
+
+    def check_room(self) -> None:
+        """Whether a further key can be kept. Raises Refusal `too_many_keys`."""
+        if len(self._kept) >= MAX_KEYS:
+            raise Refusal(
+                "too_many_keys",
+                f"this host keeps {MAX_KEYS} keys, which is the most that it can",
+                "forget keys of objects that are gone",
+                status=409,
+            )
 
     async def remove(self, key_id: str) -> None:
         """Forget a key. Raises Unavailable `state_unusable`."""
@@ -104,7 +111,18 @@ class KeyRegistry:
         await asyncio.shield(remove())
 
     def counts(self, provider: str) -> dict[str, int]:
-        """How many keys of a provider rest on each primary key, by its id."""
+        """How many keys of a provider rest on each primary key, by its id.
+
+        Raises Refusal `state_unusable` where there are files that cannot be read: a primary key that one of
+        them rests on would count as unused, and be taken away."""
+        if self.unreadable:
+            raise Refusal(
+                "state_unusable",
+                f"{self.unreadable} files in {self._directory} cannot be read: which primary keys they rest"
+                " on is not known",
+                "See the agent's journal. Restore the files, or remove them, and start the agent again.",
+                status=503,
+            )
         records = [kept.record for kept in self._kept.values() if kept.record.provider == provider]
         return dict(Counter(one.primary_key_id for one in records if one.primary_key_id is not None))
 
@@ -138,6 +156,7 @@ class KeyRegistry:
             if kept.record.key_id != path.stem or kept.header.key_id != path.stem:
                 raise Refusal("wrapped_key_invalid", "it holds another key than its name says")
         except Refusal as refusal:
+            self.unreadable += 1
             log.error("key_record_unusable", path=str(path), code=refusal.code, reason=refusal.message)
             return
         self._kept[path.stem] = kept

@@ -91,6 +91,7 @@ class ObjectKeys:
         known = self.known()
         name = provider or known.default_provider()
         kind = known.type_of(name)
+        self.registry.check_room()  # before a key server makes a key that nothing will be kept of
         key_id = str(uuid.uuid4())
         key = bytearray(os.urandom(data_keys.KEY_BYTES))
         with await self.kinds[kind].create(name, use) as kek:
@@ -109,7 +110,12 @@ class ObjectKeys:
                 wrapped_key=_wrapped(kind, name, kek, key_id, use, key),
                 owner=owner,
             )
-        await self.registry.put(kept)
+        try:
+            await self.registry.put(kept)
+        except Refusal:
+            wipe(key)
+            self._release(kept.record)
+            raise
         return ObjectKey(kept.record, kept.wrapped_key, key)
 
     async def get(self, key_id: str, owner: int = ROOT) -> ObjectKey:

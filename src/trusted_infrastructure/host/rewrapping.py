@@ -43,6 +43,7 @@ class Rewrapping:
     ) -> None:
         self._keys = keys
         self._asked = asked
+        self._object_ids, self._key_ids = frozenset(asked.object_ids), frozenset(asked.key_ids)
         self._owner = owner
         self._monotonic = monotonic
         self._work = _Work()
@@ -73,8 +74,8 @@ class Rewrapping:
         asked = self._asked
         return (
             (asked.provider is None or record.provider == asked.provider)
-            and (not asked.object_ids or record.object_id in asked.object_ids)
-            and (not asked.key_ids or record.key_id in asked.key_ids)
+            and (not self._object_ids or record.object_id in self._object_ids)
+            and (not self._key_ids or record.key_id in self._key_ids)
         )
 
     async def _primary_keys(self, meant: list[KeptKey]) -> dict[str, PrimaryKeys]:

@@ -6,6 +6,7 @@ They are in this process' memory alone: after a restart the manager passes them 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class StandardKeys:
         self._delivery = delivery
         self._queue = queue
         self._check_keys = state_directory / CHECK_KEYS
+        self._checking = asyncio.Lock()
         self._held: dict[tuple[str, str], bytearray] = {}
 
     # ---- for objects of this host -------------------------------------------------------------------------
@@ -63,7 +65,11 @@ class StandardKeys:
 
     async def check(self, provider: str, use: ObjectOfKey) -> bool:
         """Whether a key comes, and comes again. The key is made once and its id kept: it stays on the key
-        server, and each further one would, too."""
+        server, and each further one would, too. One check at a time: it forgets what another would use."""
+        async with self._checking:
+            return await self._checked(provider, use)
+
+    async def _checked(self, provider: str, use: ObjectOfKey) -> bool:
         known = self._known_check_keys()
         key_id = known.get(provider)
         if key_id is None or not await self._comes(provider, key_id, use):
@@ -144,5 +150,5 @@ class StandardKeys:
         """provider -> key id. What cannot be read counts as none: a key more is made, and nothing is lost."""
         try:
             return msgspec.json.decode(read_state(self._check_keys) or b"{}", type=dict[str, str])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return {}

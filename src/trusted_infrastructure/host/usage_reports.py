@@ -74,10 +74,11 @@ class UsageReports:
         """Report what is not reported yet; whether every service has been told."""
         complete = True
         for provider in sorted({*self._told, *self._names()}):
-            counts = dict(self._counts(provider))
-            if self._told.get(provider) == counts:
-                continue
+            counts: Mapping[str, int] = {}
             try:
+                counts = dict(self._counts(provider))
+                if self._told.get(provider) == counts:
+                    continue
                 faults = await self._report(provider)
             except Refusal as refusal:
                 faults = [refusal]

@@ -110,6 +110,12 @@ def all_hosts(connection: sql.Connection) -> list[Host]:
     return [host_of_row(row) for row in connection.execute(sql.select(hosts).order_by(hosts.c.number))]
 
 
+def host_named(connection: sql.Connection, name: str) -> Host | None:
+    """The host of that name."""
+    row = connection.execute(sql.select(hosts).where(hosts.c.name == name)).one_or_none()
+    return None if row is None else host_of_row(row)
+
+
 def hosts_of(connection: sql.Connection, cluster: Cluster) -> list[Host]:
     """The hosts of a cluster, in the order in which they were added."""
     return [host for host in all_hosts(connection) if host.cluster == cluster.number]

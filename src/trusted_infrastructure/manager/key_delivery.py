@@ -33,7 +33,7 @@ from trusted_infrastructure.key_delivery import (
 from trusted_infrastructure.kmip.servers import ServedKey
 from trusted_infrastructure.manager import events, known_keys, standard_keys, standard_providers
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.inventory import Cluster, Host, all_hosts, hosts_of
+from trusted_infrastructure.manager.inventory import Cluster, Host, all_hosts, host_named, hosts_of
 from trusted_infrastructure.manager.known_keys import Asker, Use
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.vapi.errors import VapiError
@@ -184,12 +184,15 @@ def reaped(answering: Answering) -> bool:
 async def answer(manager: Manager, name: str, asked: KeyRequests) -> None:
     """Makes and gets what a host asks for, and passes it. Raises NodeError, with an event."""
     with manager.database.transaction() as connection:
-        host = next((host for host in all_hosts(connection) if host.name == name), None)
+        host = host_named(connection, name)
     if host is None:
         return
     requests = asked.requests[:MAX_KEYS]
     target = DeliveryTarget(instance=asked.instance, suite=asked.suite, public_key=asked.public_key)
     answered = await asyncio.gather(*(fulfil(manager, host, asked.instance, request) for request in requests))
+    with manager.database.transaction() as connection:
+        if host_named(connection, name) != host:
+            return  # it left its cluster, or is in another one by now
     passed = [Passed(item.request.provider, item.key, use_of(item.request)) for item in answered if item.key]
     messages = [item.message() for item in answered]
     await pass_keys(manager, host, target, passed, messages, f"host:{host.name}")

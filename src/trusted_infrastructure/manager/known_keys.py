@@ -141,6 +141,12 @@ def ids(connection: sql.Connection) -> frozenset[str]:
     return frozenset(connection.execute(sql.select(table.c.key_id)).scalars())
 
 
+def checked_longest_ago(connection: sql.Connection, provider: str, limit: int) -> list[str]:
+    """Ids of keys of a provider, those first whose state was learned longest ago."""
+    own = sql.select(table.c.key_id).where(table.c.provider == provider)
+    return list(connection.execute(own.order_by(table.c.checked, table.c.key_id).limit(limit)).scalars())
+
+
 def count(connection: sql.Connection, provider: str) -> int:
     """How many keys of a provider are known."""
     query = sql.select(sql.func.count()).select_from(table).where(table.c.provider == provider)

@@ -41,7 +41,7 @@ from trusted_infrastructure.manager import (
 )
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import native_host_states
-from trusted_infrastructure.manager.inventory import Host, all_hosts
+from trusted_infrastructure.manager.inventory import Host, all_hosts, host_named
 from trusted_infrastructure.manager.native_providers import Provider
 from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
 from trusted_infrastructure.manager.pcr_policies import policy_key
@@ -122,7 +122,7 @@ async def push(manager: Manager, host: Host) -> None:
     """Brings one host to what it should have."""
     async with manager.push_locks[host.name]:
         with manager.database.transaction() as connection:
-            member = any(item.name == host.name for item in all_hosts(connection))
+            member = host_named(connection, host.name) is not None
             wanted, rows = wanted_by_hosts(connection, manager), rows_of(connection, host.name)
         if not member or not (wanted or rows):
             return

@@ -180,8 +180,12 @@ def changes(connection: sql.Connection, cluster: Cluster) -> list[Change]:
 async def publish(manager: Manager) -> None:
     """Writes what follows for all clusters, and sends it where it changed.
 
-    Raises ResourceInaccessible naming the hosts that failed; what is desired is kept."""
-    await change(manager, lambda _connection: None)
+    Where nothing did, which is the rule, no cluster is locked: a change of one that takes its time would keep
+    all others waiting. Raises ResourceInaccessible naming the hosts that failed; what is desired is kept."""
+    with manager.database.transaction() as connection:
+        differing = any(changes(connection, cluster) for cluster in all_clusters(connection))
+    if differing:
+        await change(manager, lambda _connection: None)
 
 
 async def change(manager: Manager, work: Callable[[sql.Connection], Result]) -> Result:

@@ -17,6 +17,7 @@ from trusted_infrastructure.manager import crypto_events, events, known_keys, st
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.known_keys import Asker, KnownKey, Use
 from trusted_infrastructure.manager.standard_providers import StandardProvider
+from trusted_infrastructure.manager.vapi.errors import AlreadyExists
 from trusted_infrastructure.refusal import Refusal
 
 
@@ -100,14 +101,22 @@ async def get(manager: Manager, asker: Asker, provider: str, key_id: str, use: U
 async def take(manager: Manager, asker: Asker, provider: str, key_id: str, use: Use) -> ServedKey:
     """Begin to know a key that is on the key servers: after its row was forgotten, or lost with the database.
 
-    Raises Refusal as `get` does; NotFound."""
+    Raises Refusal as `get` does; NotFound; AlreadyExists, also where another call was first."""
+    refuse_known(manager, provider, key_id)
     content = provider_of(manager, provider)
     wanted = use.attributes or None
     found = await manager.key_servers.ask(provider, content, lambda group: group.get(key_id, wanted))
+    refuse_known(manager, provider, key_id)
     with manager.database.transaction() as connection:
         known_keys.insert(connection, provider, found, asker, use, int(manager.clock()))
     done(manager, asker, provider, "add", key_id, use, found.attributes_problem)
     return found
+
+
+def refuse_known(manager: Manager, provider: str, key_id: str) -> None:
+    """A key that is known has its cluster. Raises AlreadyExists."""
+    if known_keys.known(manager, provider, key_id) is not None:
+        raise AlreadyExists(f"The key {key_id!r} of the provider {provider!r} is known.", key_id)
 
 
 def provider_of(manager: Manager, name: str) -> StandardProvider:

@@ -16,7 +16,6 @@ from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.events import Event
 from trusted_infrastructure.manager.health import Verdict
-from trusted_infrastructure.manager.known_keys import KnownKey
 from trusted_infrastructure.manager.standard_key_servers import Looked
 from trusted_infrastructure.manager.standard_keys import STATE_OF_REFUSAL
 from trusted_infrastructure.manager.standard_providers import StandardProvider
@@ -185,19 +184,19 @@ def tell_of_certificates(manager: Manager, name: str, provider: StandardProvider
 async def refresh_states(manager: Manager, name: str, provider: StandardProvider) -> None:
     """Ask for the states of some keys, so that a list shows what became of them."""
     with manager.database.transaction() as connection:
-        oldest = sorted(known_keys.keys(connection, name), key=lambda key: key.checked)
-    for key in oldest[:STATES_AT_ONCE]:
-        state = await state_now(manager, name, provider, key)
+        oldest = known_keys.checked_longest_ago(connection, name, STATES_AT_ONCE)
+    for key_id in oldest:
+        state = await state_now(manager, name, provider, key_id)
         if state is None:
             return
-        known_keys.note_state(manager, name, key.key_id, state)
+        known_keys.note_state(manager, name, key_id, state)
 
 
-async def state_now(manager: Manager, name: str, provider: StandardProvider, key: KnownKey) -> str | None:
+async def state_now(manager: Manager, name: str, provider: StandardProvider, key_id: str) -> str | None:
     """A key's state; None where no key server can tell."""
 
     def asked(group: KeyServerGroup) -> str | None:
-        return group.attributes(key.key_id).state
+        return group.attributes(key_id).state
 
     try:
         return await manager.key_servers.ask(name, provider, asked)

@@ -100,9 +100,11 @@ def test_a_key_that_is_not_on_the_disk_is_not_handed_out(
         raise Unavailable("state_unusable", "no space left")
 
     monkeypatch.setattr(key_registry, "write_state", full)
-    with pytest.raises(Unavailable):
-        generate(manager, "local")
+    for provider in ("local", "store"):
+        with pytest.raises(Unavailable):
+            generate(manager, provider)
     assert manager.host.agent.host_keys.registry.all() == []
+    assert manager.host.agent.host_keys.standard.names().keys == []
 
 
 def test_who_asked_may_go_away(manager: KeyManager) -> None:
@@ -185,6 +187,9 @@ def test_there_is_an_end(manager: KeyManager, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Refusal) as caught:
         generate(manager, "local")
     assert caught.value.code == "too_many_keys"
+    with pytest.raises(Refusal, match="too_many_keys"):
+        generate(manager, "store")
+    assert manager.keys == {}  # no key server made a key for nothing
     assert len(rewrap(manager, replace=True).rewrapped) == 1  # what is there can still be changed
     asyncio.run(manager.host.agent.host_keys.objects.forget(made.record.key_id))
     generate(manager, "local")

@@ -536,6 +536,16 @@ def test_key_checks_leave_one_key_on_the_key_server(manager: KeyManager) -> None
     assert len(manager.keys) == 1
 
 
+def test_key_checks_at_the_same_time_leave_one_key_on_the_key_server(manager: KeyManager) -> None:
+    check = manager.host.agent.host_keys.check
+
+    async def both() -> list[str]:
+        return [one.result for one in await asyncio.gather(*(check("store") for _each in range(3)))]
+
+    assert served(manager, both()) == ["OK"] * 3
+    assert len(manager.keys) == 1
+
+
 def test_a_key_check_says_what_is_wrong(manager: KeyManager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager.host.agent.host_keys.queue, "_patience", 0.05)
     assert asyncio.run(manager.host.agent.key_check("store")).result == "key_not_delivered"

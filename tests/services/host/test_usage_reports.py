@@ -105,6 +105,20 @@ def test_without_an_attestation_nothing_is_told_and_nothing_breaks(manager: KeyM
     assert told(manager) == [[], []]
 
 
+def test_a_key_whose_file_cannot_be_read_is_not_told_as_none(manager: KeyManager) -> None:
+    """A rotation would be completed, and the primary key that opens it would be taken away."""
+    generate(manager)
+    (path,) = (manager.host.folder / "state/keys").iterdir()
+    path.chmod(0o644)
+    restart(manager)
+    assert not tell(manager)
+    assert told(manager) == [[], []]
+    path.chmod(0o600)
+    restart(manager)
+    assert tell(manager)
+    assert told(manager) == [[(PROVIDER, {"key-1": 1})]] * 2
+
+
 def test_without_a_configuration_nothing_breaks(manager: KeyManager) -> None:
     (manager.host.folder / "snapshot.json").unlink()
     assert tell(manager)

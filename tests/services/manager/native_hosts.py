@@ -35,6 +35,7 @@ class Agent:
         self.keys: dict[str, dict[str, bytes]] = {}
         self.states: dict[str, NativeProviderState] = {}
         self.records: list[KeyRecord] = []
+        self.unreadable = 0
         self.pushes: list[NativeProviderPush] = []
         self.tpm = True
         self.refuses = ""
@@ -109,7 +110,7 @@ class NativeHosts(FakeNodes):
             if part[0] == "key-delivery":
                 return msgspec.json.encode(agent.target())
             if part[0] == "keys":
-                return msgspec.json.encode(KeyRecords(keys=agent.records))
+                return msgspec.json.encode(KeyRecords(keys=agent.records, unreadable=agent.unreadable))
             if method == "POST":
                 return msgspec.json.encode(agent.receive(content))
             if method == "DELETE":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import subprocess
@@ -19,6 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from trusted_infrastructure.manager import native_backup, pkcs12_form
 from trusted_infrastructure.manager.native_backup import BackupDocument, BackupKey
+from trusted_infrastructure.manager.operations import crypto_manager_structures as structures
+from trusted_infrastructure.manager.operations.standard_key_provider_certificates import CredentialInput
 from trusted_infrastructure.manager.vapi.structure import FieldError
 from trusted_infrastructure.tpm import der
 
@@ -338,3 +341,17 @@ def test_keys_are_in_the_clear_only_without_a_password() -> None:
 def test_no_key_is_in_a_representation() -> None:
     assert repr(bytes(range(32)))[2:-1] not in repr(DOCUMENT)
     assert "BackupKey(0c0ffee0-1111" in repr(DOCUMENT)
+
+
+def test_no_structure_of_the_api_shows_a_secret() -> None:
+    key, password = base64.b64encode(b"K" * 32).decode(), "p-a-s-s-w-o-r-d"
+    native = structures.NativeCreateSpec(key_derivation_key=key)
+    shown = [
+        structures.CreateSpec(provider="branch", native_spec=native),
+        structures.ExportSpec(provider="branch", password=password),
+        structures.ImportSpec(config=key, password=password),
+        structures.Token(token=password, expiry="2026-01-01T00:00:00Z"),
+        CredentialInput(provider="finance", credential=password),
+    ]
+    text = repr([shown, native]) + f"{shown} {native}"
+    assert key not in text and password not in text

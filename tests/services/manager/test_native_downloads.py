@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,15 @@ def test_a_token_is_of_one_use_and_of_one_backup(manager: Api, clock: Clock) -> 
     assert error_of(fetch(manager, path, token)) == refused
     clock.now += 600
     assert error_of(fetch(manager, other_path, other_token)) == refused
+
+
+def test_guessing_tokens_fills_no_audit_log_and_keeps_nobody_out(manager: Api, tmp_path: Path) -> None:
+    create(manager)
+    path, token = offered(manager)
+    for number in range(40):
+        assert fetch(manager, path, f"wrong {number}").status_code == 401
+    assert 1 <= (tmp_path / "audit.log").read_text().count("download_token_invalid") <= 5
+    assert fetch(manager, path, token).status_code == 200
 
 
 def test_a_session_does_not_replace_the_token(manager: Api) -> None:

@@ -166,6 +166,10 @@ def test_a_previous_key_is_removed_when_nothing_is_under_it(manager: Api, hosts:
     answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
     assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
     hosts.down = set()
+    hosts.agent("host2").unreadable = 1
+    answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    hosts.agent("host2").unreadable = 0
     answer = manager.request("DELETE", f"{KEYS}/{OTHER_ID}")
     assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "native_key_current")
     manager.ok("DELETE", f"{KEYS}/{KEY_ID}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from services.manager.workload import CLUSTER, PROVIDERS, attach_all
 from trusted_infrastructure.config.documents import KmipServer, NetworkAddress
 from trusted_infrastructure.manager import provider_registry, standard_providers
 from trusted_infrastructure.manager.database import native_key_providers
+from trusted_infrastructure.manager.inventory import all_clusters
 from trusted_infrastructure.manager.maintenance import maintain
 from trusted_infrastructure.manager.standard_providers import StandardProvider
 from trusted_infrastructure.manager.vapi.errors import AlreadyExists, UnableToAllocateResource
@@ -238,6 +240,18 @@ def test_a_host_that_joins_is_told_also_in_a_new_cluster(workload: Api) -> None:
     body = {"name": "host7", "ek_digest": "cd" * 32, "scope": "other"}
     workload.done("POST", "/trust/clusters/second/hosts", json=body)
     assert told(workload, "host7") == {"providers": {"finance": "TRUSTED"}, "default": "finance"}
+
+
+def test_a_slow_change_of_a_cluster_does_not_keep_a_round_waiting(workload: Api) -> None:
+    add(workload, "finance")
+
+    async def meanwhile() -> None:
+        with workload.manager.database.transaction() as connection:
+            cluster = all_clusters(connection)[0]
+        async with workload.manager.replication.lock(cluster), asyncio.timeout(5):
+            await provider_registry.publish(workload.manager)
+
+    workload.run(meanwhile())
 
 
 def test_what_was_not_published_is_with_the_next_round(workload: Api) -> None:

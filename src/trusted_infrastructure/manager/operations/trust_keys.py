@@ -162,9 +162,6 @@ async def create(context: Context, given: CreateInput) -> Created:
     if spec.key_id is None:
         key = await standard_keys.create(manager, asker, provider, spec.use)
     else:
-        if known_keys.known(manager, provider, spec.key_id) is not None:
-            text = f"The key {spec.key_id!r} of the provider {provider!r} is known."
-            raise AlreadyExists(text, spec.key_id)
         key = await standard_keys.take(manager, asker, provider, spec.key_id, spec.use)
     context.audit_detail["key_id"] = key.key_id
     passed = Passed(provider, key, spec.use)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 from trusted_infrastructure.key_delivery import KeyRecords
@@ -17,7 +17,7 @@ from trusted_infrastructure.manager import (
     native_reminders,
 )
 from trusted_infrastructure.manager.context import Context, Manager
-from trusted_infrastructure.manager.inventory import all_hosts
+from trusted_infrastructure.manager.inventory import Host, all_hosts
 from trusted_infrastructure.manager.native_downloads import Backup
 from trusted_infrastructure.manager.nodes import NodeError, ask_all
 from trusted_infrastructure.manager.operations import crypto_manager, crypto_manager_backups
@@ -38,6 +38,7 @@ PATH = f"{TRUST_PATH}/native-key-providers/{{provider}}/keys"
 KEYS = "/agent/manage/v1/keys"
 # Seconds in which a connection that broke under the file is noticed.
 NOTICED = 0.01
+ID_LENGTH = 32  # of a backup, in the audit log: what is longer is none
 
 
 class DownloadInput(Structure, frozen=True):
@@ -68,7 +69,7 @@ class HostUse(Structure, frozen=True):
 
 
 class KeyInfo(Structure, frozen=True):
-    """A key of a provider. unknown: hosts that do not answer."""
+    """A key of a provider. unknown: hosts that do not answer, or cannot read all keys that they keep."""
 
     key_id: str
     state: Literal["CURRENT", "PREVIOUS"]
@@ -82,7 +83,8 @@ async def download(context: Context, given: DownloadInput) -> Download:
     try:
         backup = native_downloads.take(manager, given.backup, context.bearer)
     except Unauthenticated as error:
-        await audit(context, given.backup, error.reason)
+        if is_recorded(context):
+            await audit(context, given.backup[:ID_LENGTH], error.reason)
         raise
     await audit(context, given.backup, "started", backup)
     return Download(
@@ -91,6 +93,19 @@ async def download(context: Context, given: DownloadInput) -> Download:
         file_name=f"{backup.provider}.p12",
         length=len(backup.content),
     )
+
+
+def is_recorded(context: Context) -> bool:
+    """Whether a refusal goes into the audit log: as many as of logins. Anybody can ask, and the log must not
+    be filled from outside. A token cannot be guessed, so who comes with the right one is let in all the same.
+    """
+    limiter = context.manager.limiter
+    try:
+        limiter.check(PATH, context.address)
+    except Unauthenticated:
+        return False
+    limiter.failed(PATH, context.address)
+    return True
 
 
 async def leaving(context: Context, identifier: str, backup: Backup) -> AsyncIterator[bytes]:
@@ -128,7 +143,7 @@ async def audit(context: Context, identifier: str, code: str, backup: Backup | N
 
 
 async def list_keys(context: Context, given: ProviderInput) -> list[KeyInfo]:
-    return await keys_in_use(context.manager, given.provider)
+    return await keys_in_use(context.manager, given.provider, context.hosts())
 
 
 async def delete(context: Context, given: DeleteInput) -> None:
@@ -136,7 +151,8 @@ async def delete(context: Context, given: DeleteInput) -> None:
     manager = context.manager
     with manager.database.transaction() as connection:
         native_providers.find(connection, given.provider)
-    used = {key.key_id: key for key in await keys_in_use(manager, given.provider)}.get(given.key)
+        hosts = all_hosts(connection)
+    used = {key.key_id: key for key in await keys_in_use(manager, given.provider, hosts)}.get(given.key)
     if used is not None and used.state == "PREVIOUS" and not given.force:
         refuse_in_use(used)
     with manager.database.transaction() as connection:
@@ -172,20 +188,22 @@ def refuse_in_use(used: KeyInfo) -> None:
         )
     if used.unknown:
         raise NotAllowedInCurrentState(
-            f"Hosts that do not answer may keep keys under {used.key_id}: {', '.join(used.unknown)}.",
+            "Hosts that do not answer, or cannot read all keys that they keep, may keep some under "
+            f"{used.key_id}: {', '.join(used.unknown)}.",
             used.key_id,
             reason="keys_left",
         )
 
 
-async def keys_in_use(manager: Manager, name: str) -> list[KeyInfo]:
+async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> list[KeyInfo]:
     """The keys of a provider, the current one first, and what hosts keep under them. Raises NotFound."""
     with manager.database.transaction() as connection:
         provider = native_providers.find(connection, name)
         ids = list(native_providers.check_values(connection, provider))
-        hosts = [host.name for host in all_hosts(connection)]
-    answers = await ask_all(manager.nodes, hosts, "GET", KEYS, KeyRecords)
-    unknown = sorted(host for host, answer in answers.items() if isinstance(answer, NodeError))
+    answers = await ask_all(manager.nodes, [host.name for host in hosts], "GET", KEYS, KeyRecords)
+    unknown = sorted(
+        host for host, answer in answers.items() if isinstance(answer, NodeError) or answer.unreadable
+    )
     found = [
         KeyInfo(
             key_id=key_id,

@@ -46,7 +46,12 @@ class FieldError(ValueError):
 
 
 class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A vAPI structure. Optional fields are `X | None = None`; required ones have no default."""
+    """A vAPI structure. Optional fields are `X | None = None`; required ones have no default.
+
+    Its representation shows no value: passwords, keys and tokens come and go in structures."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 def field_error(error: msgspec.ValidationError) -> FieldError:
