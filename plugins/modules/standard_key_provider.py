@@ -185,7 +185,8 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.standard_ke
 FIELDS = ("servers", "description", "username", "proxy_server", "connection_timeout")
 # What a password is bound to.
 BOUND = ("servers", "proxy_server", "trusted_certificates")
-NEW, CHANGED = "<new>", "<changed>"
+NEW = "<new>"
+CHANGED = "<changed>"
 
 
 def plan(current: State, params: t.Mapping[str, t.Any]) -> Plan:

@@ -180,15 +180,15 @@ class KeyRecord(KeyMessage, frozen=True):
     deep_recrypt: the object's data must be encrypted anew under a new key: this one's protection is broken.
     """
 
-    key_id: str
-    object_id: str
-    component: str
-    name: str
-    provider: str
+    key_id: Label
+    object_id: Label
+    component: OptionalLabel
+    name: OptionalLabel
+    provider: Label
     type: ProviderType
-    kek_id: str
-    primary_key_id: str | None
-    created: int
+    kek_id: Label
+    primary_key_id: Label | None
+    created: Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
     deep_recrypt: bool = False
 
 

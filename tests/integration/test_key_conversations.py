@@ -150,8 +150,10 @@ def group_of(pair: list[SoftwareKeyServer], **options: Any) -> Iterator[KeyServe
     servers = [KeyServer(one.name, one.address, one.port, timeout=2) for one in pair]
     context = client_context(credentials(), [one.certificate for one in pair])
     made = KeyServerGroup(servers, credentials(), context, **options)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 class Clock:

@@ -218,8 +218,10 @@ def server_session(api: Api) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
     with api.manager.database.transaction() as connection:
         content = standard_providers.find(connection, "finance")
     group = standard_providers.connected(api.manager.secrets, "finance", content)
-    yield group._members[0].visit
-    group.close()
+    try:
+        yield group._members[0].visit
+    finally:
+        group.close()
 
 
 @contextlib.contextmanager

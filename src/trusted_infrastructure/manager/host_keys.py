@@ -27,6 +27,10 @@ KEYS = "/agent/manage/v1/keys"
 # An agent answers a request to wrap keys again after 45 s with what it has, and the last key may take longer.
 REWRAP_TIMEOUT = 100.0
 UNFINISHED = "rewrap_unfinished"
+# More than this a host does not keep: what says so is no report, and would be asked for ever.
+MOST_KEYS = 65_536
+# Events in one transaction: others wait for it.
+EVENTS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ async def rewrap(
         nonlocal finished
         result = await rewrap_on(manager, host, asked)
         if not asked.dry_run:
-            record(manager, result, user)
+            await record(manager, result, user)
         finished += 1
         done(finished)
         return result
@@ -82,21 +86,30 @@ async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrappe
         deep |= {key.key_id: key for key in report.deep_recrypt}
         left += [key for key in report.left if key.code != UNFINISHED]
         rest = [key for key in report.left if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
-        if not rest or not report.rewrapped:
+        if not rest or not report.rewrapped or len(rewrapped) >= MOST_KEYS:
             break
         asked = msgspec.structs.replace(asked, key_ids=[key.key_id for key in rest[:MAX_OBJECTS]])
     return Rewrapped(
         host,
-        RewrapReport(rewrapped=rewrapped, left=left + rest, deep_recrypt=list(deep.values())),
+        RewrapReport(rewrapped=rewrapped[:MOST_KEYS], left=left + rest, deep_recrypt=list(deep.values())),
         failure,
     )
 
 
-def record(manager: Manager, result: Rewrapped, user: str) -> None:
+async def record(manager: Manager, result: Rewrapped, user: str) -> None:
     """An event for each key that was wrapped again, and one for all that were not."""
-    host, report = result.host, result.report
+    rewrapped = result.report.rewrapped
+    for first in range(0, len(rewrapped), EVENTS_AT_ONCE):
+        record_rewrapped(manager, result.host, rewrapped[first : first + EVENTS_AT_ONCE], user)
+        await asyncio.sleep(0)
+    if result.report.left or result.failure is not None:
+        record_left(manager, result, user)
+
+
+def record_rewrapped(manager: Manager, host: Host, keys: Sequence[KeyRecord], user: str) -> None:
+    """An event for each of these keys."""
     with manager.database.transaction() as connection:
-        for key in report.rewrapped:
+        for key in keys:
             crypto_events.record(
                 manager,
                 events.CRYPTO_OPERATION,
@@ -112,20 +125,22 @@ def record(manager: Manager, result: Rewrapped, user: str) -> None:
                 host=host.name,
                 connection=connection,
             )
-        if not report.left and result.failure is None:
-            return
-        codes = Counter(left.code for left in report.left)
-        reasons = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
-        code = result.failure.code if result.failure is not None else codes.most_common(1)[0][0]
-        crypto_events.record(
-            manager,
-            events.CRYPTO_OPERATION,
-            f"Host {host.name} did not wrap all keys again: "
-            + (reasons if result.failure is None else result.failure.text),
-            operation="rewrap",
-            user=user,
-            cluster=host.cluster,
-            host=host.name,
-            code=code,
-            connection=connection,
-        )
+
+
+def record_left(manager: Manager, result: Rewrapped, user: str) -> None:
+    """One event for all that were not wrapped again."""
+    host = result.host
+    codes = Counter(left.code[:64] for left in result.report.left)
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common(20))
+    code = result.failure.code if result.failure is not None else codes.most_common(1)[0][0]
+    crypto_events.record(
+        manager,
+        events.CRYPTO_OPERATION,
+        f"Host {host.name} did not wrap all keys again: "
+        + (reasons if result.failure is None else result.failure.text),
+        operation="rewrap",
+        user=user,
+        cluster=host.cluster,
+        host=host.name,
+        code=code,
+    )

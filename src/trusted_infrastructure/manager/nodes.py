@@ -16,6 +16,8 @@ from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, Resou
 
 Answer = TypeVar("Answer")
 ANSWER_LIMIT = 16 * 1024 * 1024
+# Of a host's error: it goes into events, tasks and health, and no service's is longer.
+CODE_LIMIT, TEXT_LIMIT = 64, 4096
 log = structlog.get_logger("manager.nodes")
 
 
@@ -80,25 +82,37 @@ class HttpNodes:
         body = None if content is None else msgspec.json.encode(content)
         headers = {} if body is None else {"content-type": "application/json"}
         try:
-            answer = await self._clients[host].request(
+            async with self._clients[host].stream(
                 method,
                 f"https://config.{host}{path}",
                 content=body,
                 headers=headers,
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
-            )
+            ) as begun:
+                answer = await bounded(host, begun)
         except httpx.TimeoutException:
             raise NodeError(host, "unreachable", "did not answer in time") from None
         except httpx.HTTPError as error:
             log.info("node_unreachable", host=host, path=path, error=str(error))
             raise unreached(host, str(error)[:200] or type(error).__name__) from None
-        if answer.is_success and len(answer.content) <= ANSWER_LIMIT:
+        if answer.is_success:
             return answer.content
         raise refused(host, answer)
 
     async def close(self) -> None:
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
         self._clients.clear()
+
+
+async def bounded(host: str, answer: httpx.Response) -> httpx.Response:
+    """The answer with its body, of which no more is read than is taken. Raises NodeError, httpx.HTTPError."""
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > ANSWER_LIMIT:
+            text = f"gave an answer of more than {ANSWER_LIMIT} bytes"
+            raise NodeError(host, "unexpected_answer", text, answer.status_code)
+    return httpx.Response(answer.status_code, content=bytes(body))
 
 
 def unreached(host: str, reason: str) -> NodeError:
@@ -110,11 +124,11 @@ def unreached(host: str, reason: str) -> NodeError:
 
 
 def refused(host: str, answer: httpx.Response) -> NodeError:
-    """The error for an answer that is not 2xx, or too large: the services' own form, or a proxy's."""
+    """The error for an answer that is not 2xx: the services' own form, or a proxy's."""
     try:
         content = msgspec.json.decode(answer.content)["error"]
         text = f"{content['message']} {content.get('remedy', '')}".strip()
-        return NodeError(host, str(content["code"]), text, answer.status_code)
+        return NodeError(host, str(content["code"])[:CODE_LIMIT], text[:TEXT_LIMIT], answer.status_code)
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return NodeError(
             host,

@@ -236,3 +236,21 @@ def test_a_query_changes_nothing_and_leaves_no_event(workload: Api) -> None:
     assert [keys.dry_run for _host, keys in hosts.asked] == [True, True]
     assert result["counts"]["rewrapped"] == 1
     assert crypto_events(workload) == []
+
+
+def test_a_host_that_never_comes_to_an_end_is_asked_no_more(
+    workload: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_keys, "MOST_KEYS", 3)
+    endless = [report(record(number), left=(left(number, "rewrap_unfinished"),)) for number in range(50)]
+    hosts = Hosts(workload, host1=endless)
+    result = workload.done("POST", PATH, json={})
+    assert [name for name, _asked in hosts.asked].count("host1") == 3
+    assert result["counts"] == {"rewrapped": 3, "left": 1, "deep_recrypt": 0}
+
+
+@pytest.mark.parametrize("changes", [{"object_id": "o" * 256}, {"name": "a\0"}, {"created": 1 << 40}])
+def test_records_that_no_host_makes_are_not_taken(workload: Api, changes: dict[str, Any]) -> None:
+    Hosts(workload, host1=[report(record(1, **changes))])
+    assert workload.done("POST", PATH, json={})["unreachable"] == ["host1"]
+    assert crypto_events(workload)[0]["details"]["code"] == "unexpected_answer"

@@ -144,7 +144,7 @@ HOLDS: dict[str | None, Callable[[str], bool]] = {
 def changes_trust(operation: AnyOperation) -> bool:
     """Whether the operation is for members of TrustedAdmins."""
     parts = [item.id.split(".") for item in operation.privileges]
-    return any(one == "TrustedAdmin" and two.startswith(("Manage", "Configure")) for one, *_, two in parts)
+    return any(part[0] == "TrustedAdmin" and part[-1].startswith(("Manage", "Configure")) for part in parts)
 
 
 def forbidden(operation: AnyOperation, caller: Caller, side: Side) -> bool:

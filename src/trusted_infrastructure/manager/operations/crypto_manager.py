@@ -138,7 +138,9 @@ async def delete(context: Context, given: ProviderInput) -> None:
         native_downloads.forget_provider(connection, provider.name)
         without_default = provider_registry.removed(connection, provider.name)
         provider_registry.report_removal(context, connection, provider.name, without_default)
-        record(context, connection, provider, "delete", "was removed")
+        context.audit_detail["backed_up"] = "yes" if provider.backed_up else "no"
+        lost = "" if provider.backed_up else "; its current key, which was not backed up, is gone with it"
+        record(context, connection, provider, "delete", f"was removed{lost}")
 
     await change(context, work)
 
