@@ -19,7 +19,8 @@ from ansible_collections.trusted.infrastructure.plugins.modules.pcr_policy impor
 from ansible_collections.trusted.infrastructure.plugins.modules.pcr_policy import plan as signed
 
 PROVIDERS = "/vcenter/crypto-manager/kms/providers"
-KEY, OTHER = "0c0ffee0-1111-2222-3333-444455556666", "0c0ffee0-aaaa-bbbb-cccc-ddddeeeeffff"
+KEY = "0c0ffee0-1111-2222-3333-444455556666"
+OTHER = "0c0ffee0-aaaa-bbbb-cccc-ddddeeeeffff"
 ONE = {"provider": "branch", "key_id": KEY, "tpm_required": False}
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 OWN = "trusted.infrastructure"
