@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers import (
+    known_proxy,
+    known_servers,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     Call,
     ManagementClient,
@@ -15,8 +19,6 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 
 RESOURCE = "/trust/standard-key-providers"
-KMIP_PORT = 5696
-PROXY_PORT = 1080
 FIELDS = ("provider", "description", "connection_timeout", "has_credential")
 
 
@@ -29,22 +31,13 @@ def read(client: ManagementClient, name: str) -> dict[str, t.Any] | None:
     certificate = client.find(Call("GET", one + "/client-certificate"))
     csr = client.find(Call("GET", one + "/csr"))
     trusted = client.call(Call("GET", one + "/peer-certs/trusted"))["certificates"]
-    proxy = found.get("proxy_server")
     return {
         **{key: found[key] for key in FIELDS},
-        "servers": [
-            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)}
-            for row in found["servers"]
-        ],
+        "servers": known_servers(found["servers"]),
         "username": found.get("username") or "",
-        "proxy_server": address_of(proxy, PROXY_PORT) if proxy else None,
+        "proxy_server": known_proxy(found.get("proxy_server")),
         "certificate": certificates([certificate["certificate"]])[0] if certificate else None,
         "csr": csr and csr["csr"],
         "trusted_certificates": certificates(trusted),
         "health": found["status"]["health"],
     }
-
-
-def address_of(address: t.Mapping[str, t.Any], port: int) -> dict[str, t.Any]:
-    """An address of the API, with its port also where the server left it out."""
-    return {"hostname": address["hostname"], "port": address.get("port") or port}

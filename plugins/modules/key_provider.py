@@ -142,6 +142,14 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     differs,
     run,
 )
+from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers import (
+    PROXY_OPTIONS,
+    SERVER_OPTIONS,
+    known_proxy,
+    known_servers,
+    wanted_proxy,
+    wanted_servers,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     Call,
     ManagementClient,
@@ -149,8 +157,6 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers"
-KMIP_PORT = 5696
-PROXY_PORT = 1080
 # Where the API has what is set: beside the key server, or in it.
 FIELDS = ("master_key_id", "required_userspace")
 SERVER_FIELDS = ("description", "connection_timeout", "proxy_server")
@@ -166,23 +172,13 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
     return base, {
         "provider": name,
         "master_key_id": found["master_key_id"],
-        "servers": [
-            {"name": row["name"], "address": address_of(row["address"], KMIP_PORT)}
-            for row in kmip.get("servers") or []
-        ],
+        "servers": known_servers(kmip.get("servers") or []),
         "description": server.get("description") or "",
         "username": kmip.get("username"),
         "connection_timeout": server.get("connection_timeout"),
-        "proxy_server": address_of(server["proxy_server"], PROXY_PORT)
-        if server.get("proxy_server")
-        else None,
+        "proxy_server": known_proxy(server.get("proxy_server")),
         "required_userspace": found.get("required_userspace"),
     }
-
-
-def address_of(address: t.Mapping[str, t.Any], port: int) -> dict[str, t.Any]:
-    """An address of the API, with its port also where the server left it out."""
-    return {"hostname": address["hostname"], "port": address.get("port") or port}
 
 
 def specification(provider: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -217,41 +213,30 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> State:
     """What the parameters describe; None for absent."""
     if params["state"] == "absent":
         return None
-    servers = [
-        {"name": row["name"], "address": {"hostname": row["address"], "port": row["port"]}}
-        for row in params["servers"]
-    ]
-    proxy = params["proxy"]
     return {
         "provider": params["name"],
         "master_key_id": params["primary_key_id"],
-        "servers": servers,
+        "servers": wanted_servers(params),
         "description": params["description"],
         "username": params["kmip_username"],
         "connection_timeout": params["connection_timeout"],
-        "proxy_server": proxy and {"hostname": proxy["address"], "port": proxy["port"]},
+        "proxy_server": wanted_proxy(params),
         "required_userspace": params["required_userspace"],
     }
 
 
 def main() -> t.NoReturn:
-    server = {
-        "name": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
-        "port": {"type": "int", "default": KMIP_PORT},
-    }
-    proxy = {"address": {"type": "str", "required": True}, "port": {"type": "int", "default": PROXY_PORT}}
     module = AnsibleModule(
         argument_spec={
             **connection_arguments(),
             "cluster": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
             "primary_key_id": {"type": "str", "no_log": False},
-            "servers": {"type": "list", "elements": "dict", "options": server},
+            "servers": {"type": "list", "elements": "dict", "options": SERVER_OPTIONS},
             "description": {"type": "str"},
             "connection_timeout": {"type": "int"},
             "kmip_username": {"type": "str"},
-            "proxy": {"type": "dict", "options": proxy},
+            "proxy": {"type": "dict", "options": PROXY_OPTIONS},
             "required_userspace": {"type": "str", "choices": ["verity", "ima", "none"]},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

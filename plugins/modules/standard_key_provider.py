@@ -172,11 +172,15 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     differs,
     run,
 )
+from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers import (
+    PROXY_OPTIONS,
+    SERVER_OPTIONS,
+    wanted_proxy,
+    wanted_servers,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, path
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 from ansible_collections.trusted.infrastructure.plugins.module_utils.standard_key_providers import (
-    KMIP_PORT,
-    PROXY_PORT,
     RESOURCE,
     read,
 )
@@ -263,15 +267,11 @@ def shown(state: State) -> State:
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """What the parameters say of the provider itself; None for what is left alone."""
-    proxy = params["proxy"]
     return {
-        "servers": [
-            {"name": row["name"], "address": {"hostname": row["address"], "port": row["port"]}}
-            for row in params["servers"]
-        ],
+        "servers": wanted_servers(params),
         "description": params["description"],
         "username": params["kmip_username"],
-        "proxy_server": proxy and {"hostname": proxy["address"], "port": proxy["port"]},
+        "proxy_server": wanted_proxy(params),
         "connection_timeout": params["connection_timeout"],
     }
 
@@ -286,17 +286,11 @@ def request_of(planned: Plan, answers: list[t.Any]) -> dict[str, t.Any]:
 
 
 def main() -> t.NoReturn:
-    server = {
-        "name": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
-        "port": {"type": "int", "default": KMIP_PORT},
-    }
-    proxy = {"address": {"type": "str", "required": True}, "port": {"type": "int", "default": PROXY_PORT}}
     module = AnsibleModule(
         argument_spec={
             **connection_arguments(),
             "name": {"type": "str", "required": True},
-            "servers": {"type": "list", "elements": "dict", "options": server},
+            "servers": {"type": "list", "elements": "dict", "options": SERVER_OPTIONS},
             "description": {"type": "str"},
             "kmip_username": {"type": "str"},
             "kmip_password": {"type": "str", "no_log": True},
@@ -312,7 +306,7 @@ def main() -> t.NoReturn:
             "renew_certificate": {"type": "bool", "default": False},
             "trusted_certificates": {"type": "list", "elements": "str"},
             "connection_timeout": {"type": "int"},
-            "proxy": {"type": "dict", "options": proxy},
+            "proxy": {"type": "dict", "options": PROXY_OPTIONS},
             "force": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

@@ -18,6 +18,7 @@ from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.key_providers import MadeCertificate, MadeRequest
 from trusted_infrastructure.manager.operations.key_providers import ProviderInput
 from trusted_infrastructure.manager.operations.structures import TRUST_AUTHORITY, TRUST_AUTHORITY_PATH
+from trusted_infrastructure.manager.standard_providers import StandardProvider
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, ResourceInaccessible
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
 from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, argument_error
@@ -71,8 +72,13 @@ class CredentialInput(Structure, frozen=True):
     credential: str
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.credential.encode("utf-8", "replace")) <= CREDENTIAL_LIMIT:
-            raise FieldError("credential", f"must have 1 to {CREDENTIAL_LIMIT} bytes")
+        check_credential(self.credential)
+
+
+def check_credential(credential: str) -> None:
+    """A password that key servers can be given. Raises FieldError."""
+    if not 1 <= len(credential.encode("utf-8", "replace")) <= CREDENTIAL_LIMIT:
+        raise FieldError("credential", f"must have 1 to {CREDENTIAL_LIMIT} bytes")
 
 
 async def create(context: Context, given: ProviderInput) -> None:
@@ -137,7 +143,7 @@ def is_for_the_key_of_now(certificate: x509.Certificate, provider: KeyProvider) 
     return known.public_key() == certificate.public_key()
 
 
-def check_answers_request(certificate: x509.Certificate, provider: KeyProvider) -> None:
+def check_answers_request(certificate: x509.Certificate, provider: KeyProvider | StandardProvider) -> None:
     """The certificate is for the key of the outstanding request. Raises InvalidArgument."""
     if provider.csr is None or provider.csr_private_key is None:
         raise InvalidArgument(

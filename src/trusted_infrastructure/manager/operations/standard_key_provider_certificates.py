@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from trusted_infrastructure.config import provider_password
@@ -20,7 +19,11 @@ from trusted_infrastructure.kmip.connection import KeyServer, presented_certific
 from trusted_infrastructure.manager import standard_providers
 from trusted_infrastructure.manager.certificates import read_client_chain, read_private_key
 from trusted_infrastructure.manager.context import Context
-from trusted_infrastructure.manager.operations.client_certificate import CREDENTIAL_LIMIT, CsrInfo
+from trusted_infrastructure.manager.operations.client_certificate import (
+    CsrInfo,
+    check_answers_request,
+    check_credential,
+)
 from trusted_infrastructure.manager.operations.client_certificate import UpdateSpec as CertificateSpec
 from trusted_infrastructure.manager.operations.peer_certificates import Info as TrustedInfo
 from trusted_infrastructure.manager.operations.peer_certificates import Summary as PeerSummary
@@ -37,7 +40,6 @@ from trusted_infrastructure.manager.standard_providers import CLIENT_NAME_PREFIX
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, Unsupported, message
 from trusted_infrastructure.manager.vapi.operation import Operation, Table
 from trusted_infrastructure.manager.vapi.structure import (
-    FieldError,
     Identifier,
     Structure,
     Timestamp,
@@ -69,8 +71,7 @@ class CredentialInput(Structure, frozen=True):
     credential: str
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.credential.encode("utf-8", "replace")) <= CREDENTIAL_LIMIT:
-            raise FieldError("credential", f"must have 1 to {CREDENTIAL_LIMIT} bytes")
+        check_credential(self.credential)
 
 
 class TrustInput(Structure, frozen=True):
@@ -139,18 +140,6 @@ async def set_certificate(context: Context, given: CertificateInput) -> None:
         )
 
     change(context, given.provider, edit)
-
-
-def check_answers_request(certificate: x509.Certificate, provider: StandardProvider) -> None:
-    """The certificate is for the key of the outstanding request. Raises InvalidArgument."""
-    if provider.csr is None or provider.csr_private_key is None:
-        raise InvalidArgument(
-            "spec.private_key",
-            "is required: there is no outstanding certificate request that this could answer",
-        )
-    request = x509.load_pem_x509_csr(provider.csr.encode())
-    if request.public_key() != certificate.public_key():
-        raise InvalidArgument("spec.certificate", "is not for the key of the outstanding certificate request")
 
 
 async def make_request(context: Context, given: ProviderInput) -> CsrInfo:
