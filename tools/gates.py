@@ -30,6 +30,7 @@ PYTHON = sys.executable
 NO_SUITES = {"tests/unit", "tests/sanity"}
 HEARTBEAT_SECONDS = 30
 TIDY_SECONDS = 300
+ENDING_LINES = 40
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Gate:
 
 @dataclass
 class Outcome:
-    """What came of a gate. `counts` has passed, failed and skipped tests."""
+    """What came of a gate, its tests, and the last lines of its output."""
 
     name: str
     result: str
@@ -58,6 +59,7 @@ class Outcome:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    ending: str = ""
 
 
 def test_lab_name() -> str:
@@ -191,7 +193,7 @@ def execute(gate: Gate) -> tuple[int, str]:
         except Overtime as error:
             end(process)
             say(f"\n{error}")
-            return 124, ""
+            return 124, str(error)
         except BaseException:
             end(process)
             raise
@@ -228,7 +230,8 @@ def run_gate(gate: Gate) -> Outcome:
         counts["failed"] = 1
     result = "ok" if status == 0 else "failed"
     say(f"--- {gate.name}: {result if status == 0 else f'FAILED, exit code {status}'}, {seconds:.1f} s")
-    return Outcome(gate.name, result, seconds, **counts)
+    ending = "\n".join(output.rstrip().splitlines()[-ENDING_LINES:])
+    return Outcome(gate.name, result, seconds, **counts, ending=ending)
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -287,6 +290,9 @@ def main() -> int:
             outcomes.append(run_gate(gate))
     except KeyboardInterrupt:
         interrupted = True
+    for outcome in outcomes:
+        if outcome.result != "ok":
+            say(f"\n=== {outcome.name} failed; its log is in build/gates, and it ends with\n{outcome.ending}")
     say("\n" + table(outcomes))
     last = summary(outcomes)
     (LOGS / "summary.txt").write_text(last + "\n", encoding="utf-8")

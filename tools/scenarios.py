@@ -6,27 +6,29 @@
 The lab's name reaches the scenarios as the environment variable LAB. Each scenario starts from the state that
 `trusted` converges to, so that one runs first; when it fails, the others mean nothing and are not run. After
 another one that failed, its `cleanup` is run, which puts back what it changed. `default` owns making and
-removing the lab and is none itself. Each step's seconds are printed; the last line says how many passed and
-failed. With --keep, a lab that is there is used as it is, and stays: for work on a scenario.
+removing the lab and is none itself. Plays, and each step's seconds, are printed; everything is kept in
+build/scenarios/SCENARIO.log. The end says which tasks failed, and how many scenarios passed and failed. With
+--keep, a lab that is there is used as it is, and stays: for work on a scenario.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from collection_tree import ROOT
+from scenario_log import OWNER, Failures, Steps
 
 FIRST = "trusted"
-OWNER = "default"
 # What Molecule remembers of a lab lies apart for each: `molecule reset` would forget that of others too.
 MEMORY = ROOT / "build" / "molecule"
+LOGS = ROOT / "build" / "scenarios"
 
 
 def scenario_names() -> list[str]:
@@ -35,37 +37,20 @@ def scenario_names() -> list[str]:
     return sorted(found, key=lambda name: (name != FIRST, name))
 
 
-class Stages:
-    """Times the steps of a scenario by what Molecule logs about them. `clock`: seconds of a steady clock."""
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a scenario: 'passed', 'failed' or 'not run', its seconds, and the tasks that failed."""
 
-    MATRIX = re.compile(r"\[(?P<scenario>\S+) > discovery\] scenario test matrix: (?P<steps>.+)")
-    STEP = re.compile(r"\[(?P<scenario>\S+) > (?P<action>\w+)\] (?P<what>Executing|Executed: (?P<how>\w+))")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._left: list[str] = []
-        self._began = clock()
-
-    def line(self, text: str) -> str:
-        """What to print after this line of the log; mostly nothing."""
-        if matrix := self.MATRIX.search(text):
-            self._left = matrix["steps"].split(", ")
-        step = self.STEP.search(text)
-        if step is None:
-            return ""
-        if step["what"] == "Executing":
-            self._began = self._clock()
-            return ""
-        # The log says 'verify'; the matrix also says which.
-        name = step["action"]
-        if self._left and self._left[0].split()[0] == name and step["scenario"] != OWNER:
-            name = self._left.pop(0)
-        seconds = self._clock() - self._began
-        return f"--- {step['scenario']}: {name}: {step['how'].lower()}, {seconds:.1f} s"
+    result: str
+    seconds: float = 0.0
+    failures: Sequence[str] = ()
 
 
-def run(lab: str, *command: str) -> int:
-    """Run a command with LAB in its environment and without standard input. Returns the exit code."""
+def run(lab: str, log: str, *command: str) -> tuple[int, list[str]]:
+    """Run a command with LAB in its environment and without standard input; its output is added to a log.
+
+    `log`: the name of the log in build/scenarios. Returns the exit code and the tasks that failed last.
+    """
     environment = {
         **os.environ,
         # A result of a module that gets to be taken for a template is an error here, not a warning.
@@ -78,25 +63,32 @@ def run(lab: str, *command: str) -> int:
         "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    stages = Stages(time.monotonic)
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
+    steps, failures = Steps(time.monotonic), Failures()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (
+        (LOGS / f"{log}.log").open("a", encoding="utf-8") as kept,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
         try:
             for line in process.stdout or ():
-                said = stages.line(line)
-                print(line, end=f"{said}\n" if said else "", flush=True)
+                kept.write(line)
+                kept.flush()
+                failures.line(line)
+                if said := steps.line(line):
+                    print(said, flush=True)
         except BaseException:
             process.kill()
             raise
-        return process.wait()
+        return process.wait(), failures.last(2)
 
 
 def left_behind(lab: str) -> list[str]:
@@ -110,7 +102,11 @@ def left_behind(lab: str) -> list[str]:
 
 def destroy(lab: str) -> bool:
     """Remove the lab. Returns whether nothing of it is left."""
-    status = run(lab, "ansible-playbook", "trusted.infrastructure.lab_destroy", "-e", f"lab_name={lab}")
+    status, failures = run(
+        lab, "lab_destroy", "ansible-playbook", "trusted.infrastructure.lab_destroy", "-e", f"lab_name={lab}"
+    )
+    for failure in failures if status else ():
+        print(failure, flush=True)
     shutil.rmtree(MEMORY / lab, ignore_errors=True)
     left = left_behind(lab)
     if left:
@@ -118,23 +114,37 @@ def destroy(lab: str) -> bool:
     return status == 0 and not left
 
 
-def run_scenarios(lab: str, names: list[str]) -> dict[str, tuple[str, float]]:
-    """Run the scenarios. Returns, for each, 'passed', 'failed' or 'not run', and its seconds."""
-    results: dict[str, tuple[str, float]] = {}
+def run_scenarios(lab: str, names: list[str]) -> dict[str, Outcome]:
+    """Run the scenarios. Returns what came of each."""
+    outcomes: dict[str, Outcome] = {}
     for name in names:
-        if results.get(FIRST, ("passed", 0.0))[0] == "failed":
-            results[name] = ("not run", 0.0)
+        if FIRST in outcomes and outcomes[FIRST].result == "failed":
+            outcomes[name] = Outcome("not run")
             continue
         print(f"\n=== scenario {name}", flush=True)
+        (LOGS / f"{name}.log").unlink(missing_ok=True)
         started = time.monotonic()
         # The lab stays for the next scenario; it is removed at the end, by the same playbook that users call.
-        status = run(lab, "molecule", "test", "--destroy", "never", "--scenario-name", name)
+        status, failures = run(lab, name, "molecule", "test", "--destroy", "never", "--scenario-name", name)
+        if status:
+            print("\n".join(failures), flush=True)
         if status and name != FIRST:
             print(f"--- scenario {name} failed: putting back what it changed", flush=True)
-            run(lab, "molecule", "cleanup", "--scenario-name", name)
-        results[name] = ("failed" if status else "passed", time.monotonic() - started)
-        print(f"--- scenario {name}: {results[name][0]}, {results[name][1]:.1f} s", flush=True)
-    return results
+            run(lab, name, "molecule", "cleanup", "--scenario-name", name)
+        outcomes[name] = Outcome("failed" if status else "passed", time.monotonic() - started, failures)
+        print(f"--- scenario {name}: {outcomes[name].result}, {outcomes[name].seconds:.1f} s", flush=True)
+    return outcomes
+
+
+def report(outcomes: dict[str, Outcome]) -> None:
+    """Print what failed, each with the task and the log, and then a table."""
+    for name, outcome in outcomes.items():
+        if outcome.result == "failed":
+            print(f"\nscenario {name} failed; its log is build/scenarios/{name}.log, and it ends with")
+            print("\n".join(outcome.failures[-1:]) or "    no failed task")
+    print()
+    for name, outcome in outcomes.items():
+        print(f"{name:<22} {outcome.result:<8} {outcome.seconds:>8.1f} s")
 
 
 def stop(_signal: int, _frame: object) -> None:
@@ -154,21 +164,19 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, stop)
-    results: dict[str, tuple[str, float]] = {}
+    outcomes: dict[str, Outcome] = {}
     removed = False
     try:
         # What a run that was killed may have left behind.
         if not given.keep and (ROOT / "build" / "labs" / lab).exists():
             destroy(lab)
-        results = run_scenarios(lab, names)
+        outcomes = run_scenarios(lab, names)
     finally:
         removed = given.keep or destroy(lab)
-    print()
-    for name, (result, seconds) in results.items():
-        print(f"{name:<16} {result:<8} {seconds:>8.1f} s")
-    passed = sum(result == "passed" for result, _seconds in results.values())
-    print(f"{passed} passed, {len(results) - passed + int(not removed)} failed")
-    return int(passed < len(results) or not removed)
+    report(outcomes)
+    passed = sum(outcome.result == "passed" for outcome in outcomes.values())
+    print(f"{passed} passed, {len(outcomes) - passed + int(not removed)} failed")
+    return int(passed < len(outcomes) or not removed)
 
 
 if __name__ == "__main__":

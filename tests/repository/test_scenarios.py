@@ -15,12 +15,13 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Run the scenarios with commands that only answer: `failing` names those that fail."""
 
     def started(*failing: str, left: tuple[str, ...] = (), interrupt: str = "", keep: bool = False) -> int:
-        def run(lab: str, *command: str) -> int:
+        def run(lab: str, log: str, *command: str) -> tuple[int, list[str]]:
             assert lab == "test-lab"
             calls.append(command[-1])
             if interrupt == command[-1]:
                 raise KeyboardInterrupt
-            return int(bool(set(failing) & set(command)))
+            failed = bool(set(failing) & set(command))
+            return int(failed), [f"TASK [what {log} does]"] if failed else []
 
         monkeypatch.setattr(scenarios, "run", run)
         monkeypatch.setattr(scenarios, "left_behind", lambda lab: list(left))
@@ -58,6 +59,12 @@ def test_one_fails_is_put_back_and_the_next_still_runs(
     assert last_line(capsys) == "2 passed, 1 failed"
 
 
+def test_end_says_which_task_failed(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start("failover")
+    end = capsys.readouterr().out.partition("scenario failover failed; its log is build/scenarios")[2]
+    assert "TASK [what failover does]" in end
+
+
 def test_without_the_trusted_state_nothing_else_passes(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,21 +92,3 @@ def test_interrupt_removes_the_lab(start: Start) -> None:
 def test_lab_is_kept_where_that_is_asked(start: Start) -> None:
     assert start("failover", keep=True) == 1
     assert calls == ["trusted", "failover", "failover", "tamper"]
-
-
-def test_steps_are_timed_by_name() -> None:
-    times = iter([0.0, 1.0, 3.5, 4.0, 10.0, 20.0, 21.0])
-    stages = scenarios.Stages(lambda: next(times))
-    log = """INFO     [tamper > discovery] scenario test matrix: side_effect tamper.yml, verify refused.yml
-INFO     [default > create] Executing
-INFO     [default > create] Executed: Skipped (Skipping, instances already created.)
-INFO     [tamper > side_effect] Executing
-PLAY [A boot file changes]
-INFO     [tamper > side_effect] Executed: Successful
-INFO     [tamper > verify] Executing
-ERROR    [tamper > verify] Executed: Failed"""
-    assert [said for said in map(stages.line, log.splitlines()) if said] == [
-        "--- default: create: skipped, 2.5 s",
-        "--- tamper: side_effect tamper.yml: successful, 6.0 s",
-        "--- tamper: verify refused.yml: failed, 1.0 s",
-    ]
