@@ -24,6 +24,8 @@ packages=(
   libtss2-dev pkg-config tpm2-tools swtpm swtpm-tools
   podman runc netavark aardvark-dns mmdebstrap
 )
+# ansible-rulebook's rule engine is Java.
+[ "$purpose" = lab ] || packages+=(default-jre-headless)
 
 say() { printf 'bootstrap: %s\n' "$*"; }
 

@@ -7,24 +7,20 @@ import asyncio
 import contextlib
 import importlib.util
 import json
-import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import argon2
 import pytest
-import uvicorn
 import yaml
 from collection_tree import ROOT
-from services.manager.harness import PASSWORD, FakeNodes, write_users
+from integration.served_manager import Site, until
+from services.manager.harness import PASSWORD, write_users
 from services.side_authority import SideAuthority
 
-from trusted_infrastructure.manager import events, service, users
-from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.settings import ManagerSettings
+from trusted_infrastructure.manager import users
 
 SOURCE = ROOT / "extensions" / "eda" / "plugins" / "event_source" / "events.py"
 
@@ -40,104 +36,6 @@ def load() -> Any:
 
 
 source = load()
-
-
-class Site:
-    """A manager that is served, stopped, and served again at the same port."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.authority = SideAuthority(side="workload", now=int(time.time()))
-        (directory / "ca.pem").write_text(self.authority.certificate)
-        self.present("127.0.0.1")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        write_users(directory / "users.json", [{"name": "events", "privileges": ["System.View"]}])
-        self.manager: Manager | None = None
-        self.requests: list[str] = []
-        self.answer: Callable[[str], int | None] = lambda _path: None
-
-    def present(self, address: str) -> None:
-        """The certificate of the server from its next start on."""
-        key, certificate = self.authority.leaf("server", "manager", side="workload", ips=(address,))
-        (self.directory / "server.key").write_bytes(key)
-        (self.directory / "server.pem").write_text(certificate)
-
-    def open(self) -> Manager:
-        """The manager's parts."""
-        directory = self.directory
-        settings = ManagerSettings(
-            side="workload",
-            host="manager",
-            public_names=["manager.example"],
-            database=f"sqlite:///{directory / 'manager.db'}",
-            side_ca=directory / "ca.pem",
-            client_certificate=directory / "client.pem",
-            client_key=directory / "client.key",
-            run_directory=directory,
-            state_directory=directory,
-            users=directory / "users.json",
-        )
-        return service.build(settings, FakeNodes())
-
-    @contextlib.asynccontextmanager
-    async def served(self) -> AsyncIterator[Manager]:
-        """The manager behind TLS."""
-        manager = self.manager = self.open()
-        application = service.application(manager)
-
-        async def noting(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http":
-                self.requests.append(f"{scope['method']} {scope['path']}")
-                status = self.answer(scope["path"])
-                if status is not None:
-                    headers = [(b"location", b"https://192.0.2.1/")]
-                    await send({"type": "http.response.start", "status": status, "headers": headers})
-                    await send({"type": "http.response.body", "body": b"<html>"})
-                    return
-            await application(scope, receive, send)
-
-        server = uvicorn.Server(
-            uvicorn.Config(
-                noting,
-                host="127.0.0.1",
-                port=self.port,
-                ssl_keyfile=self.directory / "server.key",
-                ssl_certfile=self.directory / "server.pem",
-                lifespan="off",
-                log_level="critical",
-                timeout_graceful_shutdown=1,
-            )
-        )
-        running = asyncio.create_task(server.serve())
-        try:
-            await until(lambda: server.started or running.done())
-            yield manager
-        finally:
-            server.should_exit = True
-            await running
-            await service.close(manager)
-
-    def happen(self, *messages: str, **fields: Any) -> None:
-        """Events with these messages."""
-        assert self.manager is not None
-        with self.manager.database.transaction() as connection:
-            for message in messages:
-                event = events.Event(**{"type": "t", "time": 1, "message": message, **fields})
-                events.record(connection, event)
-
-    def arguments(self, **changes: Any) -> dict[str, Any]:
-        """Of the source."""
-        return {
-            "hostname": "127.0.0.1",
-            "port": self.port,
-            "username": "events",
-            "password": PASSWORD,
-            "ca_path": str(self.directory / "ca.pem"),
-            "interval": 0.1,
-            **changes,
-        }
 
 
 class Rules:
@@ -158,14 +56,6 @@ class Rules:
         """Waits for exactly these, in this order."""
         await until(lambda: len(self.messages) >= len(messages))
         assert self.messages == list(messages)
-
-
-async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits for a condition."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen"
-        await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -191,6 +81,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
+
+
+def kept(arguments: dict[str, Any]) -> int | None:
+    """The last event of the state file; None where there is no file yet."""
+    path = Path(arguments["state_file"])
+    return json.loads(path.read_text())["last"] if path.exists() else None
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
@@ -220,6 +116,7 @@ def play(scene: Callable[[], Awaitable[None]]) -> None:
         ({"types": "one"}, "types"),
         ({"types": [1]}, "types"),
         ({"validate_certs": "no"}, "validate_certs"),
+        ({"feedback": "no"}, "feedback"),
         ({"ca_path": "/nonexistent/ca.pem"}, "ca_path"),
         ({"state_file": "/proc/1/mem"}, "state_file"),
         ({"delay": 5}, "delay"),
@@ -329,6 +226,32 @@ def test_events_come_once_in_order_and_with_plain_fields(site: Site) -> None:
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("{{ 1 + 1 }}{% if x %}{#", "{ { 1 + 1 }}{ % if x %}{ #"),
+        ("{{{%", "{ { { %"),
+        ("ends in {", "ends in { "),
+        ("ends in {\n", "ends in {\n"),
+        (
+            "#jinja2: variable_start_string:'[['\n[[ 1 + 1 ]]",
+            "# jinja2: variable_start_string:'[['\n[[ 1 + 1 ]]",
+        ),
+        ("a {brace}, a 50 % and a #", "a {brace}, a 50 % and a #"),
+    ],
+)
+def test_no_text_of_an_event_is_a_template(site: Site, text: str, given: str) -> None:
+    async def scene() -> None:
+        rules = Rules()
+        async with site.served(), following(site.arguments(after=0), rules):
+            site.happen(text, host=text, details={text: [text, {"a": text}], "number": 1})
+            await rules.expect(given)
+        assert rules.seen[0]["host"] == given
+        assert rules.seen[0]["details"] == {given: [given, {"a": given}], "number": 1}
+
+    play(scene)
+
+
 def test_more_than_a_page_and_types(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "PAGE", 10)
 
@@ -419,10 +342,11 @@ def test_a_state_file_reads_on_after_a_restart(site: Site) -> None:
             site.happen("one")
             async with following(arguments, rules):
                 await rules.expect("one")
-                await asyncio.sleep(0.2)
+                await until(lambda: kept(arguments) == 1)
             site.happen("two", "three")
             async with following(arguments, rules):
                 await rules.expect("one", "two", "three")
+                await until(lambda: kept(arguments) == 3)
         state = json.loads((site.directory / "state.json").read_text())
         assert state == {"manager": f"127.0.0.1:{site.port}", "last": 3}
 
@@ -451,6 +375,7 @@ def test_rules_that_are_slow_are_waited_for(site: Site) -> None:
             site.happen("one", "two", "three")
             async with following(arguments, rules):
                 await until(rules.queue.full)
+                await until(lambda: kept(arguments) == 1)
                 await asyncio.sleep(0.2)
             # Only what was given counts as given.
             assert json.loads((site.directory / "state.json").read_text())["last"] == 1
@@ -458,6 +383,25 @@ def test_rules_that_are_slow_are_waited_for(site: Site) -> None:
             rules.queue = asyncio.Queue()
             async with following(arguments, rules):
                 await rules.expect("one", "two", "three")
+
+    play(scene)
+
+
+def test_what_the_rules_have_not_kept_does_not_count_as_given(site: Site) -> None:
+    async def scene() -> None:
+        rules = Rules()
+        kept: asyncio.Queue[Any] = asyncio.Queue()
+        state = site.directory / "state.json"
+        arguments = site.arguments(after=0, state_file=str(state), feedback=True, eda_feedback_queue=kept)
+        async with site.served():
+            site.happen("one", "two")
+            async with following(arguments, rules):
+                await rules.expect("one")
+                await asyncio.sleep(0.2)
+                assert rules.messages == ["one"] and not state.exists()
+                kept.put_nowait(rules.seen[0])
+                await rules.expect("one", "two")
+                assert json.loads(state.read_text())["last"] == 1
 
     play(scene)
 

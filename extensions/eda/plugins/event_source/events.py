@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import re
 import ssl
 import sys
 import typing as t
@@ -33,6 +34,8 @@ description:
     C(operation) and C(key_id) where it is about them.
   - When the manager cannot be reached or has a fault, it is asked again, after longer and longer times. What
     cannot mend by itself, such as a wrong password, ends the source.
+  - Names and messages come from users and hosts, and in playbooks that a rule runs Ansible renders them as
+    templates. So where a template could begin, a space is put in, C({ {) for example.
 options:
   hostname:
     description: Name or address of the manager.
@@ -43,7 +46,9 @@ options:
     type: str
     required: true
   password:
-    description: Password of the user.
+    description:
+      - Password of the user. As C({{ password | pprint }}), if it is in a variable; without the filter,
+        ansible-rulebook takes digits for a number, and quotes away.
     type: str
     required: true
   port:
@@ -80,15 +85,22 @@ options:
     description:
       - File in which the source keeps how far it is. A source that is started again reads on there, and
         O(after) does not count.
-      - When the source is killed, the event that it gave last may come a second time. None is left out.
+      - What the rules were given counts, also where ansible-rulebook ended before their actions did. See
+        O(feedback).
     type: str
+  feedback:
+    description:
+      - Whether an event counts as given only after the rules have kept it. ansible-rulebook needs
+        C(--persistence-id) and a database for that; it does then, after a restart, what it had not.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
 - trusted.infrastructure.events:
     hostname: workload-manager.example
     username: events
-    password: "{{ events_password }}"
+    password: "{{ events_password | pprint }}"
     ca_path: /etc/trusted/workload_ca.pem
     types:
       - com.vmware.vc.TaHostAttestFailEvent
@@ -103,6 +115,8 @@ LONGEST_PAUSE = 60.0
 SESSION_HEADER = "vmware-api-session-id"
 # What these say may be over in a while, like every status from 500 on.
 TEMPORARY = frozenset({408, 429})
+# Where a template begins, also one put together of two texts: `{{`, `{%`, `{#`, and Ansible's `#jinja2:`.
+TEMPLATE = re.compile(r"\{(?=[{%#]|\Z)|\A#")
 
 DICE = random.SystemRandom()
 log = logging.getLogger("trusted.infrastructure.events")
@@ -135,6 +149,7 @@ class Settings:
     timeout: float = 30.0
     after: int | None = None
     state_file: str | None = None
+    feedback: bool = False
 
     @property
     def place(self) -> str:
@@ -150,7 +165,7 @@ def settings_of(given: t.Mapping[str, t.Any]) -> Settings:
             raise ValueError(f"{name}: is no argument of this source; there are {', '.join(sorted(known))}")
     for name in ("hostname", "username", "password"):
         if not isinstance(given.get(name), str) or not given[name]:
-            raise ValueError(f"{name}: is required, as text")
+            raise ValueError(f"{name}: is required, as text; from a variable as {{{{ variable | pprint }}}}")
     values = {name: value for name, value in given.items() if value is not None}
     types = values.get("types", [])
     if not isinstance(types, (list, tuple)) or not all(isinstance(item, str) for item in types):
@@ -164,8 +179,9 @@ def settings_of(given: t.Mapping[str, t.Any]) -> Settings:
     ):
         if name in values:
             values[name] = number(name, values[name], kind, least)
-    if not isinstance(values.get("validate_certs", True), bool):
-        raise ValueError("validate_certs: must be true or false")
+    for name in ("validate_certs", "feedback"):
+        if not isinstance(values.get(name, True), bool):
+            raise ValueError(f"{name}: must be true or false")
     return Settings(**values)
 
 
@@ -316,29 +332,49 @@ async def begin(manager: Manager, position: Position) -> None:
         position.move(0)
 
 
-async def read_on(
-    manager: Manager, position: Position, types: t.Sequence[str], queue: asyncio.Queue[t.Any]
-) -> None:
+def inert(value: t.Any) -> t.Any:
+    """The same without templates. ansible-rulebook passes events on as extra variables, and Ansible renders
+    those: who chooses a name would run what he likes on the control node."""
+    if isinstance(value, str):
+        return TEMPLATE.sub(r"\g<0> ", value)
+    if isinstance(value, dict):
+        return {inert(key): inert(item) for key, item in value.items()}
+    return [inert(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Where events go. feedback: what ansible-rulebook has kept comes back here."""
+
+    queue: asyncio.Queue[t.Any]
+    feedback: asyncio.Queue[t.Any] | None = None
+
+    async def give(self, event: dict[str, t.Any]) -> None:
+        """Returns when the event may count as given."""
+        await self.queue.put(inert({"details": {}, **event}))
+        if self.feedback is not None:
+            await self.feedback.get()
+
+
+async def read_on(manager: Manager, position: Position, types: t.Sequence[str], rules: Rules) -> None:
     """Gives all events that are there to the rules. Raises Refused, Faulty."""
     more = True
     while more:
         found = await asyncio.to_thread(manager.events, after=position.last, limit=PAGE, types=list(types))
         for event in found:
-            await queue.put({"details": {}, **event})
+            await rules.give(event)
             position.move(event["id"])
         more = len(found) == PAGE
 
 
-async def follow(
-    manager: Manager, position: Position, settings: Settings, queue: asyncio.Queue[t.Any]
-) -> None:
+async def follow(manager: Manager, position: Position, settings: Settings, rules: Rules) -> None:
     """Asks without end. Raises Refused."""
     pause = FIRST_PAUSE
     while True:
         try:
             if not manager.has_session:
                 await begin(manager, position)
-            await read_on(manager, position, settings.types, queue)
+            await read_on(manager, position, settings.types, rules)
             pause = FIRST_PAUSE
             await asyncio.sleep(settings.interval)
         except Refused as error:
@@ -358,10 +394,12 @@ async def main(queue: asyncio.Queue[t.Any], args: dict[str, t.Any]) -> None:
     """The source, as ansible-rulebook runs it.
 
     Raises ValueError naming an argument that is wrong, Refused for what does not mend by itself."""
-    settings = settings_of(args)
+    given = dict(args)
+    rules = Rules(queue, given.pop("eda_feedback_queue", None))
+    settings = settings_of(given)
     manager, position = Manager(settings), Position(settings)
     try:
-        await follow(manager, position, settings, queue)
+        await follow(manager, position, settings, rules)
     finally:
         await asyncio.to_thread(manager.logout)
 
