@@ -117,7 +117,7 @@ def gates() -> list[Gate]:
             "scenarios",
             tool("scenarios.py", test_lab_name()),
             checks="extensions/molecule/*/molecule.yml",
-            limit=3000,
+            limit=5400,
         ),
     ]
 

@@ -9,10 +9,12 @@ message. It knows no resource.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import time
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
@@ -23,6 +25,8 @@ SESSION_HEADER = "vmware-api-session-id"
 POLL_FIRST = 0.05
 POLL_LONGEST = 2.0
 EXCERPT = 200
+# Rows of a page of a list, and pages: a list that is longer has no end.
+PAGE, PAGES = 1000, 1000
 # Bytes of a file that is fetched with a token; a provider's backup has some thousand.
 LARGEST_FILE = 1 << 20
 # Ids of the messages that say that there is no such operation, or no API: not that a resource is not there.
@@ -39,6 +43,31 @@ class ApiError(Exception):
         super().__init__(message)
         self.error_type = error_type
         self.status = status
+
+
+class NotWhole(ApiError):
+    """A file did not arrive whole; the server may count it as fetched all the same."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that the server gave. length, digests: of the whole, as the server's headers Content-Length and
+    Repr-Digest (RFC 9530) say it; "" for nothing."""
+
+    content: bytes = field(repr=False)
+    length: str = ""
+    digests: str = ""
+
+    def check(self, kept: bytes) -> None:
+        """Whether what was read back from where the content went is the whole. Raises NotWhole."""
+        sha256 = f":{base64.b64encode(hashlib.sha256(kept).digest()).decode()}:"
+        said = dict(item.strip().partition("=")[::2] for item in self.digests.split(","))
+        if (
+            kept != self.content
+            or self.length not in ("", str(len(kept)))
+            or said.get("sha-256", sha256) != sha256
+        ):
+            raise NotWhole("the file is not whole")
 
 
 @dataclass(frozen=True)
@@ -130,6 +159,21 @@ class ManagementClient:
         answer = self._send(call.method, call.path, call.body, query)
         return self.wait(answer) if call.task else answer
 
+    def rows(self, call: Call, *keys: str) -> list[dict[str, t.Any]]:
+        """All rows of a list that is given in pages. keys: fields of the last row that say where to read on.
+        Raises ApiError."""
+        found: list[dict[str, t.Any]] = []
+        after: tuple[tuple[str, str], ...] = ()
+        for _number in range(PAGES):
+            page = self.call(replace(call, query=(*call.query, ("limit", str(PAGE)), *after)))
+            if not isinstance(page, list):
+                raise ApiError(f"{self.address} answered with what is no list: {str(page)[:EXCERPT]!r}")
+            found += page
+            if len(page) < PAGE:
+                return found
+            after = tuple(("after", page[-1][key]) for key in keys)
+        raise ApiError(f"{self.address} gives a list of more than {PAGES * PAGE} rows")
+
     def find(self, call: Call) -> t.Any:
         """Like `call`, but None where the server says NOT_FOUND."""
         try:
@@ -140,8 +184,8 @@ class ManagementClient:
                 return None
             raise
 
-    def fetch(self, url: str, token: str) -> bytes:
-        """The file that the server offers at a URL of its own, opened by a token. Raises ApiError.
+    def fetch(self, url: str, token: str) -> File:
+        """The file that the server offers at a URL of its own, opened by a token. Raises ApiError, NotWhole.
 
         It is asked for at the address of this client, whatever name the URL has: the token goes nowhere else.
         """
@@ -156,10 +200,11 @@ class ManagementClient:
             raise _http_error(error, "GET", parts.path.removeprefix("/api")) from error
         except (URLError, HTTPException, OSError, UnicodeError) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-            raise ApiError(f"{self.address} did not give the file: {reason}") from error
+            raise NotWhole(f"{self.address} did not give the file: {reason}") from error
         if len(data) > LARGEST_FILE:
             raise ApiError(f"{self.address} gives a file of more than {LARGEST_FILE} bytes")
-        return data
+        headers = answer.headers
+        return File(data, headers.get("Content-Length", ""), ",".join(headers.get_all("Repr-Digest", [])))
 
     def wait(self, task: str) -> t.Any:
         """Wait until a task has ended. Returns its result; raises ApiError with its error, or after task_timeout."""

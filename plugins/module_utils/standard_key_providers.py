@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.client_certificates import chain
 from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers import (
     known_proxy,
     known_servers,
@@ -36,7 +37,7 @@ def read(client: ManagementClient, name: str) -> dict[str, t.Any] | None:
         "servers": known_servers(found["servers"]),
         "username": found.get("username") or "",
         "proxy_server": known_proxy(found.get("proxy_server")),
-        "certificate": certificates([certificate["certificate"]])[0] if certificate else None,
+        "certificate": chain(certificate["certificate"]) if certificate else None,
         "csr": csr and csr["csr"],
         "trusted_certificates": certificates(trusted),
         "health": found["status"]["health"],

@@ -83,7 +83,7 @@ KEYS = "/trust/hosts/{host}/keys"
 
 def read(client: ManagementClient, given: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
     """The host's keys that are asked for."""
-    rows = client.call(Call("GET", path(KEYS, host=host_id(client, given["host"]))))
+    rows = client.rows(Call("GET", path(KEYS, host=host_id(client, given["host"]))), "key_id")
     return [
         {"primary_key_id": None, **row}
         for row in rows

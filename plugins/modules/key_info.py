@@ -106,7 +106,8 @@ def main() -> t.NoReturn:
         supports_check_mode=True,
     )
     query = query_of(module.params)
-    inform(module, "known_keys", lambda client: client.call(Call("GET", "/trust/keys", query=query)))
+    call = Call("GET", "/trust/keys", query=query)
+    inform(module, "known_keys", lambda client: client.rows(call, "provider", "key_id"))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ options:
     description:
       - V(self_signed) makes a key and a certificate where there is none.
       - V(csr) makes a key and a certificate request where there is neither a certificate nor a request.
-      - V(signed) installs O(certificate), which answers the request, or comes with O(private_key).
+      - V(signed) installs O(certificate), which answers the request, renews the certificate of now, or comes with
+        O(private_key). One that has ended is refused.
     type: str
     choices: [self_signed, csr, signed]
     default: self_signed
@@ -42,7 +43,7 @@ options:
     description: Private key in PEM, where it was made elsewhere.
     type: str
   force:
-    description: Whether to make a new key although there is one.
+    description: Whether to make a new key although there is one, or to install the same certificate again.
     type: bool
     default: false
 """
@@ -80,6 +81,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.client_certificates import chain, install
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
@@ -93,7 +95,6 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
     ManagementClient,
     path,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers/{provider}/client-certificate"
 
@@ -103,7 +104,7 @@ def read(client: ManagementClient, cluster: str, provider: str) -> tuple[str, di
     base = path(RESOURCE, cluster=cluster_id(client, cluster), provider=provider)
     certificate = client.find(Call("GET", base, task=True))
     csr = client.find(Call("GET", base + "/csr", task=True))
-    known = "".join(certificates([certificate["certificate"]])) if certificate else None
+    known = chain(certificate["certificate"]) if certificate else None
     return base, {"certificate": known, "csr": csr and csr["csr"]}
 
 
@@ -117,13 +118,8 @@ def plan(base: str, current: dict[str, t.Any], params: t.Mapping[str, t.Any]) ->
         if (current["certificate"] or current["csr"]) and not params["force"]:
             return Plan(current, current)
         return Plan(current, {**current, "csr": "<new>"}, (Call("POST", base + "/csr", task=True),))
-    wanted = "".join(certificates([params["certificate"]]))
-    if current["certificate"] == wanted and not params["force"]:
-        return Plan(current, current)
-    body = {key: params[key] for key in ("certificate", "private_key") if params[key]}
-    # A certificate that comes with its key leaves the request outstanding.
-    csr = current["csr"] if params["private_key"] else None
-    return Plan(current, {"certificate": wanted, "csr": csr}, (Call("PATCH", base, body, task=True),))
+    after, body = install(current, params, again=params["force"])
+    return Plan(current, after, () if body is None else (Call("PATCH", base, body, task=True),))
 
 
 def request_of(planned: Plan, answers: list[t.Any]) -> dict[str, t.Any]:

@@ -32,6 +32,8 @@ options:
     description:
       - V(complete) gives up the earlier primary keys. It fails, and names the hosts, while keys are left under them, and
         while a Trust Authority host cannot be asked for them.
+      - It also fails when the keys are given up and a Trust Authority host did not hear of that. Run it again when the host
+        is back, and the host is told.
       - V(compromised) makes O(primary_key_id) the primary key, and takes all earlier ones for compromised. What they
         wrapped is still opened, so that its data can be moved to new keys, but is not wrapped again.
     type: str
@@ -42,6 +44,14 @@ options:
       - Id of the new primary key on the key servers, where it must exist and be active. Needed with O(state=compromised).
       - With the primary key of now, only those that it was rotated from become compromised.
     type: str
+  without_hosts:
+    description:
+      - Trusted hosts whose keys are given up with the earlier primary keys, as far as these hosts are denied
+        (M(trusted.infrastructure.denied_host)). A denied host is given no keys; B(once its denial is withdrawn, what it
+        kept still cannot be opened). What others keep, and what is not known, still counts.
+    type: list
+    elements: str
+    default: []
   force:
     description:
       - Give up the earlier primary keys whatever is left under them. B(What is left cannot be opened any more), until the
@@ -65,6 +75,12 @@ EXAMPLES = r"""
     cluster: trust-authority
     provider: department-a
 
+- name: End it, although host3, which was removed, keeps keys
+  trusted.infrastructure.key_provider_rotation:
+    cluster: trust-authority
+    provider: department-a
+    without_hosts: [host3]
+
 - name: The primary key was stolen
   trusted.infrastructure.key_provider_rotation:
     cluster: trust-authority
@@ -75,10 +91,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resource:
-  description: The primary keys as they are after the module, or would be in check mode.
+  description:
+    - The primary keys as they are after the module, or would be in check mode. V(behind) names the Trust Authority hosts
+      that have not heard of the last change.
   type: dict
   returned: always
-  sample: {"provider": "department-a", "master_key_id": "2", "previous": []}
+  sample: {"provider": "department-a", "master_key_id": "2", "previous": [], "behind": []}
 removed:
   description: Ids of the primary keys that were given up.
   type: list
@@ -86,7 +104,7 @@ removed:
   returned: success
   sample: ["1"]
 lost:
-  description: What was left under them and was given up by force, with the hosts that keep it.
+  description: What was left under them and was given up, with the hosts that keep it.
   type: list
   elements: dict
   returned: success
@@ -123,7 +141,7 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, dict[s
 
 
 def keys_of(name: str, rotation: Rotation) -> dict[str, t.Any]:
-    """What of a rotation is its state: which keys there are. How many are left under them is not."""
+    """What of a rotation is its state: which keys there are, and who has not heard of it. How many are left is not."""
     return {
         "provider": name,
         "master_key_id": rotation["master_key_id"],
@@ -131,26 +149,34 @@ def keys_of(name: str, rotation: Rotation) -> dict[str, t.Any]:
             {"master_key_id": key["master_key_id"], "compromised": key["compromised"]}
             for key in rotation["previous"]
         ],
+        "behind": rotation["behind"],
     }
 
 
-def plan_complete(base: str, name: str, rotation: Rotation, force: bool) -> Plan:
+def plan_complete(
+    base: str, name: str, rotation: Rotation, force: bool, without_hosts: t.Sequence[str] = ()
+) -> Plan:
     """Give up the earlier keys. Raises ApiError, in check mode as well, naming what is left."""
     before = keys_of(name, rotation)
-    if not rotation["previous"]:
+    if not rotation["previous"] and not rotation["behind"]:
         return Plan(before, before)
     if not force:
-        refuse(rotation)
-    call = Call("POST", base, {"force": force}, query=(("action", "complete"),), task=True)
-    return Plan(before, {**before, "previous": []}, (call,))
+        refuse(rotation, without_hosts)
+    given = {"force": force, **({"without_hosts": list(without_hosts)} if without_hosts else {})}
+    call = Call("POST", base, given, query=(("action", "complete"),), task=True)
+    return Plan(before, {**before, "previous": [], "behind": []}, (call,))
 
 
-def refuse(rotation: Rotation) -> None:
+def refuse(rotation: Rotation, without_hosts: t.Sequence[str] = ()) -> None:
     """Raises ApiError while keys are left under earlier primary keys, or may be."""
+    if not rotation["previous"]:
+        return
     left = [
         f"{host['host']} (scope {host['scope']}) keeps {host['keys']} under {key['master_key_id']}"
+        + (", and is denied: without_hosts gives that up" if host["denied"] else "")
         for key in rotation["previous"]
         for host in key["hosts"]
+        if not (host["denied"] and host["host"] in without_hosts)
     ]
     unknown = [f"{host} cannot be asked" for host in rotation["unknown"]]
     if left or unknown:
@@ -165,7 +191,7 @@ def plan_compromised(base: str, name: str, rotation: Rotation, primary_key_id: s
     if primary_key_id != before["master_key_id"]:
         earlier.append(before["master_key_id"])
     previous = [{"master_key_id": key_id, "compromised": True} for key_id in earlier]
-    after = {**before, "master_key_id": primary_key_id, "previous": previous}
+    after = {**before, "master_key_id": primary_key_id, "previous": previous, "behind": []}
     if after == before:
         return Plan(before, before)
     call = Call("POST", base, {"master_key_id": primary_key_id}, query=(("action", "compromise"),), task=True)
@@ -186,6 +212,7 @@ def main() -> t.NoReturn:
             "provider": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["complete", "compromised"], "default": "complete"},
             "primary_key_id": {"type": "str", "no_log": False},
+            "without_hosts": {"type": "list", "elements": "str", "default": []},
             "force": {"type": "bool", "default": False},
         },
         required_if=[("state", "compromised", ["primary_key_id"])],
@@ -196,7 +223,7 @@ def main() -> t.NoReturn:
     def plan(found: tuple[str, Rotation]) -> Plan:
         base, rotation = found
         if params["state"] == "complete":
-            return plan_complete(base, params["provider"], rotation, params["force"])
+            return plan_complete(base, params["provider"], rotation, params["force"], params["without_hosts"])
         planned = plan_compromised(base, params["provider"], rotation, params["primary_key_id"])
         if not planned.changed and not rotation["previous"]:
             # After a completion that is as it should be; but it is also what a wrong id looks like.

@@ -49,8 +49,10 @@ EXAMPLES = r"""
 RETURN = r"""
 rotation:
   description:
-    - The primary key that wraps; the earlier ones with the number of keys left under each, at least, and the hosts that
-      keep them. Times are Unix seconds. V(unknown) names the Trust Authority hosts that could not be asked.
+    - The primary key that wraps; the earlier ones with the number of keys left under each, never fewer than there are, and
+      the hosts that keep them. Times are Unix seconds. A host that is V(denied) is given no keys.
+    - V(unknown) names the Trust Authority hosts that could not be asked, V(behind) those that have not heard of the last
+      change of the provider.
     - Empty when there is no such provider.
   type: dict
   returned: always
@@ -65,8 +67,10 @@ rotation:
           - host: host3
             scope: lab
             keys: 2
+            denied: false
             reported: 1800000300
     unknown: []
+    behind: []
 """
 
 import typing as t

@@ -13,7 +13,10 @@ author:
   - trusted.infrastructure contributors (@trusted-infrastructure)
 description:
   - Writes a PKCS#12 file with all keys of a native key provider, with mode 0600, on the machine where the module runs. The
-    provider counts as backed up when the file was fetched, and can be used from then on.
+    provider counts as backed up when the manager has handed the file over, and can be used from then on.
+  - What is on disk is compared with the length and the SHA-256 that the manager sends along; a vCenter Server sends no SHA-256.
+    A file that is not whole is an error, and takes the place of none. It may count as a backup all the same, so run the module
+    again with O(force=true).
   - B(The secrecy of the file is yours.) With a password it is as safe as the password; without one, whoever reads the file has
     every key of the provider. Neither the manager nor this collection keeps a copy.
   - Nothing is written while the server says that the provider and its present key are backed up, whether or not the file is
@@ -78,7 +81,9 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
     ApiError,
     Call,
+    File,
     ManagementClient,
+    NotWhole,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.native_key_providers import (
     RESOURCE,
@@ -105,8 +110,8 @@ def plan(found: t.Mapping[str, t.Any] | None, params: t.Mapping[str, t.Any], che
     }
 
 
-def exported(client: ManagementClient, name: str, password: str | None) -> bytes:
-    """The file. Raises ApiError."""
+def exported(client: ManagementClient, name: str, password: str | None) -> File:
+    """The file. Raises ApiError, NotWhole."""
     body = {"provider": name} | ({"password": password} if password else {})
     answer = client.call(Call("POST", RESOURCE, body, query=(("action", "export"),)))
     if answer["type"] != "LOCATION":
@@ -115,11 +120,11 @@ def exported(client: ManagementClient, name: str, password: str | None) -> bytes
     return client.fetch(location["url"], location["download_token"]["token"])
 
 
-def write(path: str, content: t.Callable[[], bytes]) -> None:
+def write(path: str, content: t.Callable[[], File]) -> None:
     """Replaces a file by what `content` gives, durably, whole or not at all, 0600 from its first byte.
 
     The file is there before the content is fetched: a folder that takes none must not cost a backup that counts.
-    Raises OSError, and what `content` raises.
+    Raises OSError, NotWhole for what is not what the server said, and what `content` raises.
     """
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -128,9 +133,12 @@ def write(path: str, content: t.Callable[[], bytes]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, MODE), "wb") as stream:
         try:
-            stream.write(content())
+            file = content()
+            stream.write(file.content)
             stream.flush()
             os.fsync(stream.fileno())
+            with open(temporary, "rb") as written:
+                file.check(written.read())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -155,7 +163,11 @@ def main() -> t.NoReturn:
             if planned is not None and not module.check_mode:
                 write(path, lambda: exported(client, name, password))
     except OSError as error:
-        module.fail_json(msg=f"path: {path}: {error.strerror}; if it was fetched already, back up with force")
+        module.fail_json(
+            msg=f"path: {path}: {error.strerror}; if it was fetched already, run the module again with force"
+        )
+    except NotWhole as error:
+        module.fail_json(msg=f"{error}; run the module again with force")
     except ApiError as error:
         module.fail_json(msg=str(error), error_type=error.error_type, status=error.status)
     except UNKNOWN_ANSWER as error:

@@ -19,6 +19,8 @@ description:
   - A policy covers the PCRs of the boot (4, 7 to 9, 11 to 14) as the image foresees them, with the values of the boot that it
     was captured from. An image that foresees none of 4, 8, 9 and 11 is refused, with the events that vary.
   - A host that boots in another way that the image accepts does not open its keys by itself; the manager brings them again.
+  - A policy is for the hosts of one cluster; on those of another it opens nothing. One that the manager's present policy key did
+    not sign for this cluster is signed anew.
   - Removing a policy takes it off the hosts. A policy that was signed once stays valid for whoever kept it.
   - vCenter Server does not have this, so this module works with the managers of this collection only.
 extends_documentation_fragment:
@@ -94,11 +96,13 @@ QUERY = (("action", "query"),)
 
 
 class Found(t.NamedTuple):
-    """base: path of the collection. current: the policy or None. wanted: what it is to cover, None for absent."""
+    """base: path of the collection. current: the policy or None. wanted: what it is to cover, None for absent. signed: the
+    present policy key signed it, for this cluster."""
 
     base: str
     current: State
     wanted: State
+    signed: bool = True
 
 
 def read(client: ManagementClient, cluster: str, name: str, image: t.Any) -> Found:
@@ -109,7 +113,8 @@ def read(client: ManagementClient, cluster: str, name: str, image: t.Any) -> Fou
     if image is None:
         return Found(base, current, None)
     covered = client.call(Call("POST", base, {"base_image": image}, query=QUERY))
-    return Found(base, current, {"name": name, "bank": covered["bank"], "pcrs": covered["pcrs"]})
+    wanted = {"name": name, "bank": covered["bank"], "pcrs": covered["pcrs"]}
+    return Found(base, current, wanted, signed=all(row["current_key"] for row in rows))
 
 
 def plan(found: Found, name: str, image: t.Any) -> Plan:
@@ -117,15 +122,15 @@ def plan(found: Found, name: str, image: t.Any) -> Plan:
     if found.wanted is None:
         delete = Call("DELETE", found.base + path("/{name}", name=name), task=True)
         return Plan(found.current, None, (delete,) if found.current else ())
+    sign = (Call("POST", found.base, {"name": name, "base_image": image}, task=True),)
     if found.current is None:
-        body = {"name": name, "base_image": image}
-        return Plan(None, found.wanted, (Call("POST", found.base, body, task=True),))
+        return Plan(None, found.wanted, sign)
     if found.current != found.wanted:
         raise ApiError(
             f"the policy {name} is there for other PCR values; a policy never changes: give this one another name",
             "ALREADY_EXISTS",
         )
-    return Plan(found.current, found.current)
+    return Plan(found.current, found.current, () if found.signed else sign)
 
 
 def image_of(file: str) -> t.Any:

@@ -63,11 +63,15 @@ options:
     description:
       - V(self_signed) makes a key and a certificate where there is none.
       - V(csr) makes a key and a certificate request where there is neither a certificate nor a request.
-      - V(provided) installs O(certificate), which answers the request, or comes with O(private_key).
+      - V(provided) installs O(certificate), which answers the request, renews the certificate of now, or comes with
+        O(private_key). One that has ended is refused.
     type: str
     choices: [self_signed, csr, provided]
   certificate:
-    description: Certificate in PEM. Needed with O(client_certificate=provided), and used with it only.
+    description:
+      - Certificate in PEM, which its intermediate certificates may follow. Needed with O(client_certificate=provided), and
+        used with it only.
+      - Without O(private_key), it is for the key of the outstanding request, or for the key of the certificate of now.
     type: str
   private_key:
     description: Private key in PEM of O(certificate), where it was made elsewhere.
@@ -163,6 +167,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils.client_certificates import install
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
@@ -232,14 +237,9 @@ def certificate_calls(one: str, after: dict[str, t.Any], params: t.Mapping[str, 
         return [Call("POST", one + "/csr")]
     if method != "provided":
         return []
-    wanted = "".join(certificates([params["certificate"]]))
-    if after["certificate"] == wanted and not renew:
-        return []
-    after["certificate"] = wanted
-    body = {key: params[key] for key in ("certificate", "private_key") if params[key]}
-    if not params["private_key"]:
-        after["csr"] = None
-    return [Call("PUT", one + "/client-certificate", body)]
+    installed, body = install(after, params, again=renew)
+    after.update(installed)
+    return [] if body is None else [Call("PUT", one + "/client-certificate", body)]
 
 
 def password_calls(

@@ -15,6 +15,7 @@ import msgspec
 
 MAX_KEYS = 256  # in one delivery; more are delivered in several
 MAX_OBJECTS = 4096  # named in one request to wrap keys again
+MAX_PAGE = 1000  # keys of objects in one answer, where the manager reads page by page
 MAX_PREVIOUS_KEYS = 64  # of a native provider
 MAX_WAIT = 30  # seconds of a long poll
 
@@ -25,6 +26,7 @@ Text = Annotated[str, msgspec.Meta(max_length=2048)]
 Code = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9_]*$(?!\n)")]
 Instance = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 CheckValue = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+PolicyReference = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 SealedKey = Annotated[bytes, msgspec.Meta(min_length=1, max_length=4096)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=1, max_length=4096)]
 ProviderType = Literal["STANDARD", "TRUSTED", "NATIVE"]
@@ -135,7 +137,9 @@ class NativeKey(KeyMessage, frozen=True):
 class NativeProviderPush(KeyMessage, frozen=True):
     """Manager to agent: a native provider with all its keys, the current one (`key_id`) first.
 
-    policy_public_key: PEM of the key that signs PCR policies; None where there is none.
+    policy_public_key, policy_reference: PEM of the key that signs PCR policies, and the reference of those
+    for the host's cluster; None where there are none. removed: ids of keys that were removed on purpose; any
+    other key that the host has, and that is not here, it keeps.
     """
 
     instance: Instance
@@ -144,13 +148,15 @@ class NativeProviderPush(KeyMessage, frozen=True):
     tpm_required: bool
     keys: Annotated[list[NativeKey], msgspec.Meta(min_length=1, max_length=1 + MAX_PREVIOUS_KEYS)]
     policy_public_key: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    policy_reference: PolicyReference | None = None
+    removed: Annotated[list[Label], msgspec.Meta(max_length=MAX_KEYS)] = []
 
 
 class NativeProviderState(KeyMessage, frozen=True):
     """Agent to manager: a native provider on this host.
 
-    keys: key id -> check value. state: LOCKED with a reason code where its keys cannot be used. sealed: a
-    copy that is sealed to the TPM is stored.
+    keys: key id -> check value, also of those that the manager did not send. state: LOCKED with a reason code
+    where its keys cannot be used. sealed: a copy that is sealed to the TPM is stored.
     """
 
     provider: Label
@@ -193,7 +199,8 @@ class KeyRecord(KeyMessage, frozen=True):
 
 
 class KeyRecords(KeyMessage, frozen=True):
-    """GET keys. unreadable: how many further ones there are whose files cannot be read."""
+    """GET keys, or a page of them: GET keys?limit=1000&after=KEY_ID. unreadable: how many further ones
+    there are whose files cannot be read."""
 
     keys: list[KeyRecord]
     unreadable: int = 0

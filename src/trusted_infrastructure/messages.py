@@ -24,7 +24,7 @@ ATTESTATION_LABEL = b"trusted.infrastructure/attestation/v1"
 ANSWER_LABEL = b"trusted.infrastructure/answer/v1"
 SEAL_LABEL = b"trusted.infrastructure/seal/v1"
 DELIVERY_LABEL = b"trusted.infrastructure/key-delivery/v1"
-PCR_POLICY_REFERENCE = b"trusted.infrastructure/pcr-policy/v1"
+PCR_POLICY_LABEL = b"trusted.infrastructure/pcr-policy/v2"
 # Object label of keys that are made to see that keys come, and are thrown away: nothing is kept under them.
 KEY_CHECK_LABEL = "key-check"
 PURPOSE_TOKEN = "token"  # noqa: S105 - what a challenge is for, not a password
@@ -121,10 +121,13 @@ class CreateKeyRequest(WireMessage, frozen=True):
 
 
 class UnwrapKeyRequest(WireMessage, frozen=True):
-    """Agent to Key Provider Service: give me the key encryption key in this wrapped key. PROTOCOL 5."""
+    """Agent to Key Provider Service: give me the key encryption key in this wrapped key. PROTOCOL 5.
+
+    keep: the host did not keep it so far, and does from now on."""
 
     wrapped_key: bytes
     hpke_public_key: bytes
+    keep: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class RewrapKeyRequest(WireMessage, frozen=True):
@@ -138,20 +141,25 @@ class RewrapKeyRequest(WireMessage, frozen=True):
 class KeyUsageReport(WireMessage, frozen=True):
     """Agent to Key Provider Service: how many wrapped keys of a provider this host keeps, by primary key id.
 
-    Complete: a primary key that is not named has none."""
+    Complete: a primary key that is not named has none. known: what this service answered to the report
+    before; keys that it had wrapped until then have arrived and are counted, or never will."""
 
     keys: dict[str, int]
+    known: int = 0
 
 
 class PrimaryKeyIds(WireMessage, frozen=True):
     """Key Provider Service to agent, on a report: the primary key that wraps now, and earlier ones.
 
-    compromised: those of the previous ones whose keys must be replaced, not wrapped again.
+    compromised: those of the previous ones whose keys must be replaced, not wrapped again. known: the number
+    of what was wrapped last for this host. Where the report has another, it may lack keys, and one more is to
+    follow when those on their way have arrived.
     """
 
     primary_key_id: str
     previous: list[str]
     compromised: list[str]
+    known: int = 0
 
 
 class KeyAnswer(WireMessage, frozen=True):
@@ -262,6 +270,16 @@ def delivery_info(*, kind: str, host: str, instance: str, provider: str, key_id:
     """
     parts = (kind, host, instance, provider, key_id)
     return length_prefixed([DELIVERY_LABEL, *(part.encode() for part in parts)])
+
+
+def pcr_policy_reference(cluster: str) -> bytes:
+    """Policy reference (32 bytes) of PCR policies for hosts of one cluster; on those of another they open
+    nothing.
+
+    cluster: its opaque id, which no other ever has. A digest, because a TPM takes no longer reference than
+    its longest hash, and some have only SHA-256 (TCG TPM 2.0 Part 2, 10.4.2: TPM2B_DIGEST).
+    """
+    return hashlib.sha256(length_prefixed([PCR_POLICY_LABEL, cluster.encode()])).digest()
 
 
 def seal_info(*, suite: str, token_jti: str, request: bytes, service_id: str) -> bytes:

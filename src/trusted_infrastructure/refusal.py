@@ -8,6 +8,8 @@ answer and one audit record; nothing else in the project is used to say no.
 
 from __future__ import annotations
 
+STOPPING = "service_stopping"
+
 
 class Refusal(Exception):
     """A decision against the caller.
@@ -49,3 +51,8 @@ class Unavailable(Refusal):
 
     def __init__(self, code: str, message: str, remedy: str = "") -> None:
         super().__init__(code, message, remedy, status=503)
+
+
+def stopping() -> Unavailable:
+    """A request that a service has no time for any more."""
+    return Unavailable(STOPPING, "the service is being stopped or started anew", "try again in a moment")

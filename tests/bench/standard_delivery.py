@@ -130,7 +130,7 @@ async def _deliver(
     files = [agents.folder / name for name in ("side_ca.pem", "manager.pem", "manager.key")]
     address = f"https://{ADDRESS}:{agents.port}"
     # One for each host, as the manager has them: it made them before the power went.
-    open_clients = [clients.async_management_client(*files, base_url=address, timeout=120) for _key in made]
+    open_clients = [clients.management_client(*files, base_url=address, timeout=120) for _key in made]
 
     async def one(number: int, key_id: str) -> None:
         host, named, client = f"host{number}", {"sni_hostname": "config.agents"}, open_clients[number]

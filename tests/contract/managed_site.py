@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ansible.module_utils.urls import basic_auth_header
 from services.manager.harness import PASSWORD, Api, Clock, FakeNodes, Side, open_api
 
 from trusted_infrastructure.manager.operations import TABLE
+from trusted_infrastructure.manager.vapi.download import Download
 from trusted_infrastructure.manager.vapi.operation import AnyOperation
 from trusted_infrastructure.manager.vapi.routing import Router, check_task_parameter
 
@@ -32,6 +33,14 @@ CallSite = tuple[str, int]
 UNKNOWN = ("<new>", "<changed>")
 
 
+class Answer(io.BytesIO):
+    """As urllib's."""
+
+    def __init__(self, content: bytes, headers: Message) -> None:
+        super().__init__(content)
+        self.headers = headers
+
+
 class Door:
     """In place of Ansible's `Request`: requests go to a manager, and are compared with its table."""
 
@@ -40,11 +49,13 @@ class Door:
         self.operations: list[AnyOperation] = []
         # Beginning of the paths that this server does not have, as a vCenter would not.
         self.missing = ""
+        # What becomes of a file on its way: its bytes, and the headers, which may be changed.
+        self.carry: Callable[[bytes, Message], bytes] = lambda content, _headers: content
 
     def __call__(self, **_options: Any) -> Door:
         return self
 
-    def open(self, method: str, url: str, data: str | None = None, **options: Any) -> io.BytesIO:
+    def open(self, method: str, url: str, data: str | None = None, **options: Any) -> Answer:
         """As `Request.open`."""
         split = urlsplit(url)
         path = split.path.removeprefix("/api")
@@ -59,10 +70,14 @@ class Door:
             headers["Authorization"] = basic_auth_header(options["url_username"], options["url_password"])
         path += f"?{split.query}" if split.query else ""
         response = self.api.request(method, path, content=data, headers=headers)
-        body = io.BytesIO(response.content)
         if not response.is_success:
+            body = io.BytesIO(response.content)
             raise HTTPError(url, response.status_code, response.reason_phrase, Message(), body)
-        return body
+        headers = Message()
+        for name, value in response.headers.multi_items():
+            headers[name] = value
+        content = self.carry(response.content, headers) if operation.output is Download else response.content
+        return Answer(content, headers)
 
     def changes(self) -> list[str]:
         """Operations that change something, sessions apart, since the last call."""
@@ -107,7 +122,8 @@ class Site:
     def recording(self, management_api: Any) -> Iterator[None]:
         """Notes where each call was made that was sent."""
         made: dict[int, tuple[Any, CallSite]] = {}
-        create, send = management_api.Call.__init__, management_api.ManagementClient.call
+        create, client_type = management_api.Call.__init__, management_api.ManagementClient
+        send, send_pages = client_type.call, client_type.rows
 
         def noting(call: Any, *values: Any, **named: Any) -> None:
             create(call, *values, **named)
@@ -119,9 +135,15 @@ class Site:
             self.call_sites.add(made[id(call)][1])
             return send(client, call)
 
+        def sending_pages(client: Any, call: Any, *keys: str) -> Any:
+            # The calls of its pages are made from this one, elsewhere.
+            self.call_sites.add(made[id(call)][1])
+            return send_pages(client, call, *keys)
+
         with (
             mock.patch.object(management_api.Call, "__init__", noting),
-            mock.patch.object(management_api.ManagementClient, "call", sending),
+            mock.patch.object(client_type, "call", sending),
+            mock.patch.object(client_type, "rows", sending_pages),
         ):
             yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import stat
+from email.message import Message
 from typing import Any
 
 from contract.managed_site import Site
@@ -30,6 +31,7 @@ def native_providers(site: Site) -> None:
     backed_up(site)
     site.converges("native_key_provider", name="branch", key_id=OTHER)
     backed_up(site)
+    broken_on_the_way(site)
     restored(site)
     site.converges("native_key_provider", name="branch", state="absent")
     assert site.ok("native_key_provider_info", names=["branch"])["native_key_providers"] == []
@@ -50,6 +52,53 @@ def backed_up(site: Site) -> None:
     for check in (False, True):
         assert site.ok("native_key_provider_backup", check=check, **wanted)["changed"] is False
     assert site.door.changes() == []
+
+
+def cut(content: bytes, _headers: Message) -> bytes:
+    return content[:-1]
+
+
+def cut_without_digest(content: bytes, headers: Message) -> bytes:
+    del headers["repr-digest"]
+    return content[:-1]
+
+
+def cut_without_length(content: bytes, headers: Message) -> bytes:
+    del headers["content-length"]
+    return content[:-1]
+
+
+def changed(content: bytes, _headers: Message) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def wrong_digest(content: bytes, headers: Message) -> bytes:
+    headers.replace_header("repr-digest", headers["repr-digest"].swapcase().replace("SHA", "sha"))
+    return content
+
+
+def without_digest(content: bytes, headers: Message) -> bytes:
+    """As from a vCenter Server."""
+    del headers["repr-digest"]
+    return content
+
+
+def broken_on_the_way(site: Site) -> None:
+    """A file that is not whole takes the place of none, although the manager counts it."""
+    path = site.directory / "branch.p12"
+    good = path.read_bytes()
+    here = sorted(item.name for item in site.directory.iterdir())
+    wanted: dict[str, Any] = {"name": "branch", "path": str(path), "backup_password": PASSWORD}
+    for damage in (cut, cut_without_digest, cut_without_length, changed, wrong_digest):
+        site.door.carry = damage
+        message = site.refused("native_key_provider_backup", force=True, **wanted)
+        assert message == "the file is not whole; run the module again with force"
+        assert path.read_bytes() == good
+        assert sorted(item.name for item in site.directory.iterdir()) == here
+        assert site.ok("native_key_provider_backup", **wanted)["changed"] is False
+    site.door.carry = without_digest
+    assert site.ok("native_key_provider_backup", force=True, **wanted)["changed"] is True
+    assert path.read_bytes() != good
 
 
 def restored(site: Site) -> None:

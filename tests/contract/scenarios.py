@@ -7,6 +7,7 @@ import json
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from urllib.parse import quote
 from contract.managed_site import Site, open_site
 from contract.native_scenarios import native_providers, pcr_policies
 from services.manager.harness import Side
-from services.manager.material import Issuer
+from services.manager.material import START, Issuer
 
 from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_endorsement_key_replace import key_digest
 from trusted_infrastructure import sealing
@@ -432,8 +433,13 @@ def rotations(site: Site) -> None:
     for check in (True, False):
         message = site.refused("key_provider_rotation", **one, check=check)
         assert "host1 (scope lab) keeps 2 under 1" in message
+    site.converges("denied_host", cluster=CLUSTER, host="host1", ek_digest="ab" * 32)
+    assert "without_hosts" in site.refused("key_provider_rotation", **one)
+    assert "host1" in site.refused("key_provider_rotation", **one, without_hosts=["host2"])
+    given_up = {**one, "without_hosts": ["host1"]}
+    assert site.ok("key_provider_rotation", **given_up, check=True)["changed"]
     left.clear()
-    done = site.converges("key_provider_rotation", **one)
+    done = site.converges("key_provider_rotation", **given_up)
     assert (done["removed"], done["lost"], done["resource"]["previous"]) == (["1"], [], [])
 
     stolen = {**one, "state": "compromised", "primary_key_id": "3"}
@@ -470,11 +476,27 @@ def provider_trust(site: Site) -> None:
     site.stays("key_provider_client_certificate", **one, method="signed", certificate=reformatted(EK.pem))
     known = site.ok("key_provider_client_certificate_info", **one)["client_certificate"]
     assert known == {"certificate": EK.pem, "csr": None}
+    certificates_given(site, "key_provider_client_certificate", EK, **one, method="signed")
 
     password = "a password of the key server"
     result = site.converges("key_provider_credential", **one, kmip_password=password)
     assert password not in json.dumps(result)
     assert site.ok("key_provider_credential", **one, kmip_password=password, update="always")["changed"]
+
+
+def certificates_given(site: Site, module: str, owner: Issuer, **wanted: Any) -> None:
+    """Which certificates a provider takes without their key, and which never: alike for both kinds of them.
+    What it has is one of the owner's key."""
+    key = owner.key.public_key()
+    ended = ISSUING.certify(key, START + timedelta(days=1))
+    for given in ({"certificate": ended}, {"certificate": ended, "private_key": owner.key_pem}):
+        assert "ended at 2026-01-02T" in site.refused(module, **wanted, **given)
+    stranger = Issuer("stranger", ca=False)
+    assert "outstanding certificate request" in site.refused(module, **wanted, certificate=stranger.pem)
+    renewed = ISSUING.certify(key)
+    site.converges(module, **wanted, certificate=renewed)
+    site.converges(module, **wanted, certificate=renewed + ISSUING.pem)
+    site.stays(module, **wanted, certificate=reformatted(renewed) + ISSUING.pem)
 
 
 def services(site: Site) -> None:
@@ -630,7 +652,7 @@ def keys_of_hosts(site: Site) -> None:
         return found
 
     answers = site.api.nodes.answers
-    answers["GET", "/agent/manage/v1/keys"] = lambda _host: {"keys": [key]}
+    answers["GET", "/agent/manage/v1/keys?after=&limit=1000"] = lambda _host: {"keys": [key]}
     answers["POST", "/agent/manage/v1/keys/rewrap"] = rewrap
     (found,) = site.ok("host_keys_info", host="host1", providers=["finance"])["object_keys"]
     assert (found["host"], found["primary_key_id"]) == ("host1", "1")
@@ -826,6 +848,9 @@ def standard_providers(site: Site) -> None:
     given = {"client_certificate": "provided", "certificate": OTHER.pem, "private_key": OTHER.key_pem}
     site.converges("standard_key_provider", **wanted, **given)
     site.stays("standard_key_provider", **wanted, **{**given, "certificate": reformatted(OTHER.pem)})
+    certificates_given(site, "standard_key_provider", OTHER, **wanted, client_certificate="provided")
+    # A request that they do not answer stays.
+    assert site.stays("standard_key_provider", **wanted, client_certificate="csr")["csr"] == result["csr"]
     site.stays("standard_key_provider", **wanted, client_certificate="self_signed")
     made = {"client_certificate": "self_signed", "renew_certificate": True}
     assert site.ok("standard_key_provider", **wanted, **made)["changed"]

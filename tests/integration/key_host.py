@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 from integration.certified_tpm import CertifiedTpm
-from integration.pcr_policies import PolicyKey
+from integration.pcr_policies import OURS, PolicyKey
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import sealing, wrapping
@@ -158,6 +158,7 @@ class KeyHost:
             "key_id": next(iter(keys)),
             "tpm_required": True,
             "policy_public_key": self.policy_key.public,
+            "policy_reference": OURS,
             "keys": native,
         }
         return self.manage("POST", "native-providers", NativeProviderPush(**{**fields, **changes}))

@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from trusted_infrastructure.config.documents import PcrPolicy
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE
+from trusted_infrastructure.messages import pcr_policy_reference
 from trusted_infrastructure.tpm.policy import SignedPcrPolicy, pcr_policy_digest, to_be_signed
+
+# Two clusters of one manager.
+OURS, OTHERS = pcr_policy_reference("11" * 16), pcr_policy_reference("22" * 16)
 
 
 class PolicyKey:
@@ -25,17 +28,19 @@ class PolicyKey:
             .decode()
         )
 
-    def sign(self, approved: bytes, reference: bytes = PCR_POLICY_REFERENCE) -> bytes:
+    def sign(self, approved: bytes, reference: bytes = OURS) -> bytes:
         """r and s."""
         der = self._key.sign(to_be_signed(approved, reference), ec.ECDSA(hashes.SHA256()))
         return b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(der))
 
-    def policy(self, pcrs: Mapping[int, bytes], bank: str = "sha256") -> SignedPcrPolicy:
-        signature = self.sign(pcr_policy_digest(bank, pcrs))
-        return SignedPcrPolicy(bank, pcrs, self.public, signature, PCR_POLICY_REFERENCE)
+    def policy(
+        self, pcrs: Mapping[int, bytes], bank: str = "sha256", reference: bytes = OURS
+    ) -> SignedPcrPolicy:
+        signature = self.sign(pcr_policy_digest(bank, pcrs), reference)
+        return SignedPcrPolicy(bank, pcrs, self.public, signature, reference)
 
-    def document(self, pcrs: Mapping[int, bytes]) -> PcrPolicy:
+    def document(self, pcrs: Mapping[int, bytes], reference: bytes = OURS) -> PcrPolicy:
         """The same as the manager replicates it."""
-        policy = self.policy(pcrs)
+        policy = self.policy(pcrs, reference=reference)
         values = {str(number): value.hex() for number, value in pcrs.items()}
         return PcrPolicy(bank="sha256", pcrs=values, public_key=self.public, signature=policy.signature)

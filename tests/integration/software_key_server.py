@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,7 @@ class SoftwareKeyServer:
         self.folder = folder
         self.name = name
         self.address = address
-        self.port = _free_port(address)
+        self.port = _port_of(self, address)
         self.clients = folder / "clients"
         self.clients.mkdir(parents=True)
         folder.chmod(0o700)
@@ -214,7 +215,12 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(FILES), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def _free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+def _port_of(owner: object, address: str) -> int:
+    """A port that nobody else is given as long as its owner lives, also while its server is stopped: it is
+    bound, and a server, which has SO_REUSEADDR as well, may listen on it."""
+    held = socket.socket()
+    weakref.finalize(owner, held.close)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((address, 0))
+    port: int = held.getsockname()[1]
+    return port

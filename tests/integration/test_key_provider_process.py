@@ -15,13 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from services.key_provider.harness import SERVICE_ID, Authority, provider, write_identity
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import tokens
 from trusted_infrastructure.config.documents import KmipServer, NetworkAddress, Sealed
-from trusted_infrastructure.transport import local_client
+
+
+def opened(path: Path) -> httpx.Client:
+    """A client of a unix socket."""
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=10)
 
 
 class Process:
@@ -91,7 +96,7 @@ def test_it_serves_and_ends(service: Process) -> None:
     run = service.folder / "run"
     for name in ("public", "management"):
         assert (run / f"{name}.sock").stat().st_mode & 0o777 == 0o660
-    with local_client(run / "public.sock") as public:
+    with opened(run / "public.sock") as public:
         jws = public.get("/kms/v1/keys").json()["keys"]
         found = tokens.verify_key_set(
             jws,
@@ -104,7 +109,7 @@ def test_it_serves_and_ends(service: Process) -> None:
         assert len(found.keys) == 1
         assert public.get("/kms/manage/v1/status").status_code == 404
     _key, certificate = service.side.leaf("manager", "ta-manager")
-    with local_client(run / "management.sock") as management:
+    with opened(run / "management.sock") as management:
         assert management.get("/kms/manage/v1/status").status_code == 401
         answer = management.get("/kms/manage/v1/status", headers=forwarded(certificate))
         # No peer can be reached here, and the provider has no client certificate.
@@ -125,7 +130,7 @@ def test_it_ends_while_a_key_server_hangs(service: Process) -> None:
         service.wait_for_sockets()
         _key, certificate = service.side.leaf("manager", "ta-manager")
         run = service.folder / "run"
-        with local_client(run / "management.sock") as management:
+        with opened(run / "management.sock") as management:
             base, headers = "/kms/manage/v1", forwarded(certificate)
             own = management.get(f"{base}/sealing-key", headers=headers).json()
             path = f"{base}/providers/finance/client-certificate"
@@ -162,7 +167,7 @@ def test_workers_are_one_service(service: Process) -> None:
         return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
     def ask(path: str) -> Any:
-        with local_client(service.folder / "run" / "public.sock") as public:
+        with opened(service.folder / "run" / "public.sock") as public:
             if path.endswith("keys"):
                 return public.get(path).json()["keys"]
             return public.post(path, content=b"{}").status_code
@@ -210,7 +215,7 @@ def test_a_kill_loses_no_record(service: Process) -> None:
 
     service.start()
     service.wait_for_sockets()
-    with local_client(service.folder / "run" / "public.sock") as public:
+    with opened(service.folder / "run" / "public.sock") as public:
         codes = [
             public.post("/kms/v1/providers/finance/keys?action=create", content=b"{}").status_code
             for _index in range(5)

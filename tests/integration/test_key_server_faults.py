@@ -29,12 +29,14 @@ from trusted_infrastructure.kmip.connection import (
     client_context,
     presented_certificate,
 )
-from trusted_infrastructure.kmip.servers import KeyServerGroup
+from trusted_infrastructure.kmip.servers import KeyServerGroup, ServedKey
 from trusted_infrastructure.refusal import Refusal
 
 TIMEOUT = 1.0
-# What a busy machine may take on top of it: far less than what a hang would.
-MARGIN = 2.0
+# Of a server that is not at fault: a busy machine, or one with a slow disk, may be slow.
+HEALTHY = 20.0
+# What such a machine may take on top of TIMEOUT: far less than what HEALTHY would be.
+MARGIN = 4.0
 NAME = "trusted-key-provider.finance"
 PRIVATE, CERTIFICATE = self_signed(NAME, int(time.time()))
 PRIMARY, OTHER = "1001", "1002"
@@ -83,13 +85,15 @@ class Servers:
     primary: bytes
     other: bytes
 
-    def server(self, *, behind: bool) -> KeyServer:
+    def server(self, *, behind: bool, timeout: float | None = None) -> KeyServer:
+        """timeout: that of a server which is at fault, or is not, at the moment."""
         if behind:
-            return KeyServer("first", "127.0.0.1", self.proxy.port, timeout=TIMEOUT)
-        return KeyServer("second", "127.0.0.1", self.second.port, timeout=TIMEOUT)
+            timeout = timeout or (HEALTHY if self.proxy.fault is None else TIMEOUT)
+            return KeyServer("first", "127.0.0.1", self.proxy.port, timeout=timeout)
+        return KeyServer("second", "127.0.0.1", self.second.port, timeout=timeout or HEALTHY)
 
-    def listed(self, alone: bool) -> tuple[KeyServer, ...]:
-        first = self.server(behind=True)
+    def listed(self, alone: bool, timeout: float | None = None) -> tuple[KeyServer, ...]:
+        first = self.server(behind=True, timeout=timeout)
         return (first,) if alone else (first, self.server(behind=False))
 
     @contextmanager
@@ -134,10 +138,23 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with first, second, FaultProxy(first, client) as proxy:
         keys = [{"name": key_id, "id": key_id, "policy": "primary"} for key_id in (PRIMARY, OTHER)]
         first.ensure_keys(keys)
-        second.ensure_keys(keys, first)
         with group(KeyServer("second", "127.0.0.1", second.port), folder=first.authority) as direct:
-            material = {key_id: direct.get(key_id).material for key_id in (PRIMARY, OTHER)}
+            material = {key_id: replicated(direct, key_id).material for key_id in (PRIMARY, OTHER)}
         yield Servers(first, second, proxy, folder, material[PRIMARY], material[OTHER])
+
+
+def replicated(keys: KeyServerGroup, key_id: str, *vendor: str) -> ServedKey:
+    """A key that another server made. What comes to a server late comes within a second or two."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if len(keys.attributes(key_id, vendor).vendor) == len(vendor):
+                return keys.get(key_id)
+        except Refusal:
+            if time.monotonic() > deadline:
+                raise
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -152,7 +169,7 @@ def group(*listed: KeyServer, folder: Path) -> Iterator[KeyServerGroup]:
 
 
 @contextmanager
-def primary_keys(servers: Servers, *, alone: bool) -> Iterator[PrimaryKeys]:
+def primary_keys(servers: Servers, *, alone: bool, timeout: float | None = None) -> Iterator[PrimaryKeys]:
     made = PrimaryKeys(lambda _provider, _refusal: None, time.monotonic)
     made.configure(
         {
@@ -160,7 +177,7 @@ def primary_keys(servers: Servers, *, alone: bool) -> Iterator[PrimaryKeys]:
                 name="finance",
                 primary_key_id=PRIMARY,
                 check_value=wrapping.check_value(servers.primary, PRIMARY),
-                servers=servers.listed(alone),
+                servers=servers.listed(alone, timeout),
                 credentials=ClientCredentials(CERTIFICATE, PRIVATE),
                 trusted_certificates=servers.trusted(),
             )
@@ -239,7 +256,7 @@ def test_another_key_under_the_id_is_not_the_primary_key(servers: Servers) -> No
 )
 def test_a_key_in_memory_serves_on(servers: Servers, name: str) -> None:
     """A fault that begins later: who asks has the key without waiting, the look in the background ends."""
-    with primary_keys(servers, alone=True) as keys:
+    with primary_keys(servers, alone=True, timeout=TIMEOUT) as keys:
         assert keys.obtain("finance", PRIMARY, FRESH).material == servers.primary
         with servers.at_fault(EVERY[name]):
             found = timely(lambda: keys.check("finance", PRIMARY, FRESH))
@@ -248,7 +265,7 @@ def test_a_key_in_memory_serves_on(servers: Servers, name: str) -> None:
             assert found.health == "WARNING"
             began = time.monotonic()
             assert keys.obtain("finance", PRIMARY, FRESH).material == servers.primary
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < TIMEOUT
         found = keys.check("finance", PRIMARY, FRESH)
         assert found is not None
         assert found.health == "OK"
@@ -274,7 +291,8 @@ def test_looking_at_a_certificate_takes_no_longer(servers: Servers, name: str) -
 def test_a_proxy_of_the_network_that_is_at_fault(servers: Servers, fault: str) -> None:
     """An HTTP CONNECT proxy is no better than what is behind it."""
     with servers.at_fault(getattr(fault_proxy, fault)):
-        through = replace(servers.server(behind=False), proxy=("127.0.0.1", servers.proxy.port))
+        direct = servers.server(behind=False, timeout=TIMEOUT)
+        through = replace(direct, proxy=("127.0.0.1", servers.proxy.port))
         with group(through, folder=servers.first.authority) as keys:
             refused = timely(lambda: keys.get(PRIMARY))
     assert isinstance(refused, Refusal)
@@ -307,7 +325,7 @@ def test_a_fault_while_a_key_is_made(servers: Servers, name: str, operation: str
         assert refused.code == "key_server_unreachable"
     for alone in (True, False):
         with group(servers.server(behind=alone), folder=servers.first.authority) as keys:
-            found = keys.get(made.key_id)
+            found = replicated(keys, made.key_id, *USE)
             assert (found.material, found.state) == (made.material, "ACTIVE")
             assert keys.attributes(made.key_id, tuple(USE)).vendor == USE
 

@@ -16,8 +16,10 @@ from integration.key_host import HOST, KeyHost
 from services.manager.harness import Api, Clock, FakeNodes, open_api
 from services.manager.material import Issuer
 
+from trusted_infrastructure.config.documents import Document, Generation, PcrPolicy, content_of
 from trusted_infrastructure.config.snapshot import publish, snapshot_of
-from trusted_infrastructure.manager import events
+from trusted_infrastructure.manager import desired, events
+from trusted_infrastructure.manager.inventory import find_cluster
 from trusted_infrastructure.manager.maintenance import maintain
 from trusted_infrastructure.manager.nodes import NodeError
 
@@ -34,6 +36,11 @@ class AgentNodes(FakeNodes):
     def __init__(self, host: KeyHost) -> None:
         super().__init__()
         self._host = host
+
+    def publish_also(self, document: Document) -> None:
+        """As if somebody had put a document beside those that the manager sent."""
+        documents = list(self.documents.get(HOST, {}).values())
+        publish(self._host.folder / "snapshot.json", snapshot_of(HOST, "workload", 1, [*documents, document]))
 
     async def call(
         self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
@@ -89,6 +96,14 @@ def manager(directory: Path, nodes: FakeNodes) -> Iterator[Api]:
         yield api
 
 
+def policy_of(api: Api, cluster: str) -> Document:
+    """The policy "x" of a cluster."""
+    with api.manager.database.transaction() as connection:
+        found = desired.content(connection, find_cluster(connection, cluster), "pcr_policy", "x", PcrPolicy)
+    assert found is not None
+    return Document("pcr_policy", "x", Generation(1, 1), content_of(found))
+
+
 def becomes(look: Callable[[], Any], wanted: Any) -> None:
     """Waits for what the agent does by itself, a second or so after a change."""
     end = time.monotonic() + 20
@@ -118,6 +133,13 @@ def test_the_life_of_a_native_provider(host: KeyHost, tmp_path: Path) -> None:
         bearer = {"authorization": f"Bearer {export['download_token']['token']}"}
         assert api.request("GET", path, headers=bearer).status_code == 200
         assert health_of(api) == ("WARNING", ["pcr_policy_missing"])
+        # Who may sign for another cluster brings its policy to this host: the same key, the same values.
+        api.ok("POST", "/trust/clusters", json={"name": "other"})
+        api.done(
+            "POST", "/trust/clusters/other/pcr-policies", json={"name": "x", "base_image": image("x", NOW)}
+        )
+        nodes.publish_also(policy_of(api, "other"))
+        becomes(lambda: health_of(api), ("WARNING", ["pcr_policy_invalid"]))
         api.done("POST", POLICIES, json={"name": "now", "base_image": image("now", NOW)})
         becomes(lambda: health_of(api), ("OK", []))
         api.done("POST", POLICIES, json={"name": "next", "base_image": image("next", NEXT)})

@@ -13,13 +13,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from integration.certified_tpm import CertifiedTpm
-from integration.pcr_policies import PolicyKey
+from integration.pcr_policies import OTHERS, OURS, PolicyKey
 
 from trusted_infrastructure import wrapping
 from trusted_infrastructure.config.documents import PcrPolicy
 from trusted_infrastructure.host.native_providers import NativeProviders
+from trusted_infrastructure.host.pcr_policies import signed_policy
+from trusted_infrastructure.host.sealed_provider import SealedProvider
 from trusted_infrastructure.host.tpm_device import TpmDevice
 from trusted_infrastructure.host.tpm_worker import TpmWorker
 from trusted_infrastructure.key_delivery import NativeKey, NativeProviderPush, NativeProviderState
@@ -57,6 +60,7 @@ def push(policy_key: PolicyKey | None, *key_ids: str, required: bool = False, **
         "key_id": ids[0],
         "tpm_required": required,
         "policy_public_key": policy_key.public if policy_key else None,
+        "policy_reference": OURS if policy_key else None,
         "keys": keys,
     }
     return NativeProviderPush(**{**fields, **changes})
@@ -171,7 +175,7 @@ async def test_all_keys_of_a_rotated_provider_are_kept(host: Host, key: PolicyKe
     for started in (providers, again):
         assert started.key(PROVIDER) == (KEY_IDS[1], KEYS[KEY_IDS[1]])
         assert started.key(PROVIDER, KEY_IDS[0]) == (KEY_IDS[0], KEYS[KEY_IDS[0]])
-    await again.receive(push(key, KEY_IDS[2]), opened)
+    await again.receive(push(key, KEY_IDS[2], removed=KEY_IDS[:2]), opened)
     for one in KEY_IDS[:2]:
         with pytest.raises(Refusal, match="native_key_unknown"):
             again.key(PROVIDER, one)
@@ -268,6 +272,16 @@ def by_another_key(key: PolicyKey, policy: PcrPolicy) -> PcrPolicy:
     return PolicyKey().document(values)
 
 
+def of_another_cluster(key: PolicyKey, policy: PcrPolicy) -> PcrPolicy:
+    values = {int(number): bytes.fromhex(value) for number, value in policy.pcrs.items()}
+    return key.document(values, OTHERS)
+
+
+def of_an_earlier_release(key: PolicyKey, policy: PcrPolicy) -> PcrPolicy:
+    values = {int(number): bytes.fromhex(value) for number, value in policy.pcrs.items()}
+    return key.document(values, b"trusted.infrastructure/pcr-policy/v1")
+
+
 def of_another_signature(key: PolicyKey, policy: PcrPolicy) -> PcrPolicy:
     return replaced(policy, signature=by_another_key(key, policy).signature)
 
@@ -305,6 +319,14 @@ def replaced(policy: PcrPolicy, **changes: Any) -> PcrPolicy:
 BAD_POLICIES: dict[Callable[[PolicyKey, PcrPolicy], PcrPolicy], tuple[str, str]] = {
     by_another_key: ("pcr_policy_missing", "1 of another key"),
     of_no_key: ("pcr_policy_missing", "1 of another key"),
+    of_another_cluster: (
+        "pcr_policy_invalid",
+        "policy 'now': signature: is not its key's over these values for this cluster",
+    ),
+    of_an_earlier_release: (
+        "pcr_policy_invalid",
+        "policy 'now': signature: is not its key's over these values for this cluster",
+    ),
     of_another_signature: ("pcr_policy_invalid", "policy 'now': signature"),
     of_other_values: ("pcr_policy_invalid", "policy 'now': signature"),
     of_fewer_pcrs: ("pcr_policy_invalid", "policy 'now': signature"),
@@ -479,6 +501,7 @@ async def test_a_refused_push_leaves_the_provider_as_it_was(host: Host, key: Pol
         "key_mismatch.*check value": push(key, keys=[_with(first, sealed_key=other)]),
         "key_mismatch.*under this id": push(key, keys=[same_id]),
         "keys: has a key id twice": twice,
+        "removed: has a key that is in keys": push(key, removed=[KEY_IDS[0]]),
         "keys: must begin": push(key, KEY_IDS[1], KEY_IDS[0], key_id=KEY_IDS[0]),
         "public_key": push(key, policy_public_key="no key"),
     }
@@ -538,9 +561,175 @@ async def test_another_policy_key_seals_again(host: Host, key: PolicyKey) -> Non
 async def test_keys_that_the_manager_took_away_do_not_come_back(host: Host, key: PolicyKey) -> None:
     await pushed(host, key)
     providers = await host.start()
-    state = await providers.receive(push(None, KEY_IDS[1]), opened)
-    assert (state.sealed, state.code) == (False, "pcr_policy_missing")
+    state = await providers.receive(push(None, KEY_IDS[1], removed=[KEY_IDS[0]]), opened)
+    assert (state.sealed, state.code, set(state.keys)) == (False, "pcr_policy_missing", {KEY_IDS[1]})
     assert host.files == []
+
+
+# ---- clusters, and releases -------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_host_that_moves_is_sealed_anew_and_keeps_no_old_copy(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    (path,) = host.files
+    before = SealedProvider(**_stored(path))
+    providers = await host.start()
+    state = await providers.receive(push(key, policy_reference=OTHERS), opened)
+    assert (state.state, state.sealed, state.code) == ("AVAILABLE", True, "pcr_policy_invalid")
+    assert host.files == [path]
+    after = SealedProvider(**_stored(path))
+    assert after.private != before.private and after.ciphertext != before.ciphertext
+    check_locked(await host.start(), "pcr_policy_invalid", "for this cluster")
+    with TpmDevice(host.tcti) as device:
+        # What our code would not try, the TPM does not do either: the policy of the cluster that was left.
+        policy = signed_policy(host.policies["now"], OURS)
+        assert device.unseal(before.sealed_data, policy)
+        with pytest.raises(Refusal, match="pcr_policy_invalid"):
+            device.unseal(after.sealed_data, policy)
+        values = device.read_pcrs("sha256", PCRS)
+    host.policies = {"now": key.document(values, OTHERS)}
+    assert (await host.start()).key(PROVIDER)[1] == KEYS[KEY_IDS[0]]
+
+
+@in_a_loop
+async def test_a_copy_of_an_earlier_release_is_locked_until_a_push(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    (path,) = host.files
+    stored = json.loads(path.read_text())
+    del stored["described"]["policy_reference"]
+    path.write_text(json.dumps(stored))
+    providers = await host.start()
+    check_locked(providers, "sealed_data_outdated", "earlier release", "every cluster")
+    await providers.refresh()
+    check_locked(providers, "sealed_data_outdated")
+    # What cannot open protects nothing: another key under the id is the manager's to decide.
+    other = bytes(32)
+    same_id = NativeKey(
+        key_id=KEY_IDS[0], sealed_key=other, check_value=wrapping.check_value(other, KEY_IDS[0])
+    )
+    state = await providers.receive(push(key, keys=[same_id]), opened)
+    assert (state.state, state.sealed, state.code) == ("AVAILABLE", True, "")
+    assert (await host.start()).key(PROVIDER)[1] == other
+
+
+@in_a_loop
+async def test_a_manager_of_an_earlier_release_gets_no_copy_sealed(host: Host, key: PolicyKey) -> None:
+    host.approve(key)
+    providers = await host.start()
+    state = await providers.receive(push(key, policy_reference=None), opened)
+    assert (state.state, state.sealed, state.code) == ("AVAILABLE", False, "pcr_policy_missing")
+    assert host.files == []
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    found = msgspec.json.decode(path.read_bytes(), type=SealedProvider)
+    return {name: getattr(found, name) for name in found.__struct_fields__}
+
+
+# ---- a manager that knows fewer keys ----------------------------------------------------------------------
+
+
+def all_of(providers: NativeProviders) -> dict[str, bytes]:
+    return {one: providers.key(PROVIDER, one)[1] for one in state_of(providers).keys}
+
+
+@in_a_loop
+async def test_a_push_with_fewer_keys_loses_none(host: Host, key: PolicyKey) -> None:
+    """As of a manager whose database is an old backup."""
+    host.approve(key)
+    providers = await host.start()
+    await providers.receive(push(key, KEY_IDS[1], KEY_IDS[0]), opened)
+    held = providers._providers[PROVIDER].keys[KEY_IDS[1]]
+    state = await providers.receive(push(key, KEY_IDS[0]), opened)
+    assert (state.key_id, set(state.keys), state.code) == (KEY_IDS[0], set(KEY_IDS[:2]), "")
+    assert held == bytes(32)  # the one in memory is another object
+    again = await host.start()
+    for started in (providers, again):
+        assert started.key(PROVIDER)[0] == KEY_IDS[0]
+        assert all_of(started) == {one: KEYS[one] for one in KEY_IDS[:2]}
+    other = bytes(32)
+    same_id = NativeKey(
+        key_id=KEY_IDS[1], sealed_key=other, check_value=wrapping.check_value(other, KEY_IDS[1])
+    )
+    with pytest.raises(Refusal, match="key_mismatch.*under this id"):
+        await again.receive(push(key, keys=[*push(key).keys, same_id]), opened)
+    state = await again.receive(push(key, removed=[KEY_IDS[1], KEY_IDS[2]]), opened)
+    assert set(state.keys) == {KEY_IDS[0]}
+    assert all_of(await host.start()) == {KEY_IDS[0]: KEYS[KEY_IDS[0]]}
+
+
+@in_a_loop
+async def test_a_locked_copy_with_further_keys_stays_until_it_opens(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    (path,) = host.files
+    stored, right = path.read_bytes(), host.policies.pop("now")
+    providers = await host.start()
+    check_locked(providers, "pcr_policy_missing")
+    state = await providers.receive(push(key, KEY_IDS[1]), opened)
+    assert (state.state, state.sealed, state.code) == ("AVAILABLE", True, "pcr_policy_missing")
+    assert (state.key_id, set(state.keys)) == (KEY_IDS[1], set(KEY_IDS[:2]))
+    assert providers.key(PROVIDER)[1] == KEYS[KEY_IDS[1]]
+    with pytest.raises(Refusal, match="native_key_unknown"):
+        providers.key(PROVIDER, KEY_IDS[0])
+    # Again, and with another one under the id: the copy is as it was.
+    await providers.receive(push(key, KEY_IDS[1], tpm_required=True), opened)
+    other = bytes(32)
+    same_id = NativeKey(
+        key_id=KEY_IDS[0], sealed_key=other, check_value=wrapping.check_value(other, KEY_IDS[0])
+    )
+    with pytest.raises(Refusal, match="key_mismatch.*under this id"):
+        await providers.receive(push(key, keys=[same_id]), opened)
+    await providers.refresh()
+    assert path.read_bytes() == stored
+    host.policies["now"] = right
+    await providers.refresh()
+    assert (state_of(providers).code, providers.key(PROVIDER)[0]) == ("", KEY_IDS[1])
+    for started in (providers, await host.start()):
+        assert all_of(started) == {one: KEYS[one] for one in KEY_IDS[:2]}
+
+
+@in_a_loop
+async def test_a_locked_copy_of_removed_keys_is_replaced(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    right = host.policies.pop("now")
+    providers = await host.start()
+    state = await providers.receive(push(key, KEY_IDS[1], removed=[KEY_IDS[0]]), opened)
+    assert set(state.keys) == {KEY_IDS[1]}
+    host.policies["now"] = right
+    assert all_of(await host.start()) == {KEY_IDS[1]: KEYS[KEY_IDS[1]]}
+
+
+@in_a_loop
+async def test_a_kept_copy_that_is_found_to_be_changed_is_replaced(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    (path,) = host.files
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"ciphertext": flipped(stored["ciphertext"])}))
+    right = host.policies.pop("now")
+    providers = await host.start()
+    await providers.receive(push(key, KEY_IDS[1]), opened)
+    host.policies["now"] = right
+    await providers.refresh()
+    assert state_of(providers).code == "sealed_data_invalid"
+    await providers.refresh()
+    assert (state_of(providers).code, set(state_of(providers).keys)) == ("", {KEY_IDS[1]})
+    assert (await host.start()).key(PROVIDER)[1] == KEYS[KEY_IDS[1]]
+
+
+@in_a_loop
+async def test_a_busy_tpm_costs_no_key_that_the_manager_lacks(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    providers = await host.start()
+    tcti, host.tcti = host.tcti, NO_TPM
+    state = await providers.receive(push(key, KEY_IDS[1]), opened)
+    assert (state.state, state.sealed, state.code) == ("AVAILABLE", True, "tpm_unavailable")
+    assert all_of(providers) == {one: KEYS[one] for one in KEY_IDS[:2]}
+    host.tcti = tcti
+    assert all_of(await host.start()) == {KEY_IDS[0]: KEYS[KEY_IDS[0]]}
+    await providers.refresh()
+    for started in (providers, await host.start()):
+        assert all_of(started) == {one: KEYS[one] for one in KEY_IDS[:2]}
 
 
 @in_a_loop

@@ -38,7 +38,7 @@ from trusted_infrastructure.key_provider.service import Parts, build
 from trusted_infrastructure.manager.desired import Change
 from trusted_infrastructure.manager.inventory import all_clusters
 from trusted_infrastructure.manager.nodes import HttpNodes
-from trusted_infrastructure.messages import KeyAnswer, PrimaryKeyIds
+from trusted_infrastructure.messages import KeyAnswer, KeyUsageReport, PrimaryKeyIds
 
 BASE = "/vcenter/trusted-infrastructure/trust-authority-clusters/authority"
 ONE = f"{BASE}/kms/providers/finance"
@@ -199,11 +199,18 @@ class Site:
         return "ok" if response.status_code == 200 else str(response.json()["error"]["code"])
 
     def report(self, **keys: int) -> PrimaryKeyIds:
-        """To every host, as agents do."""
+        """To every host, as agents do: until the service has wrapped nothing that it may lack."""
+        counts, answer = {name.lstrip("_"): count for name, count in keys.items()}, None
         for at in NAMES:
-            response = self.ask(at, "usage", self.host.usage_body(**keys))
-            assert response.status_code == 200, response.text
-        return messages.decode(response.content, PrimaryKeyIds)
+            known = 0
+            while answer is None or answer.known != known:
+                known = 0 if answer is None else answer.known
+                body = messages.encode(KeyUsageReport(keys=counts, known=known))
+                response = self.ask(at, "usage", body)
+                assert response.status_code == 200, response.text
+                answer = messages.decode(response.content, PrimaryKeyIds)
+            last, answer = answer, None
+        return last
 
     @property
     def host(self) -> Host:
@@ -277,7 +284,12 @@ def test_a_rotation_and_a_compromise(site: Site, servers: tuple[SoftwareKeyServe
         site.opens(again, old_key)
         site.opens(new, new_key)
         assert site.code("ta1", "unwrap", site.host.unwrap_body(old)) == "primary_key_unavailable"
-        assert api.done("GET", ROTATION) == {"master_key_id": "1002", "previous": [], "unknown": []}
+        assert api.done("GET", ROTATION) == {
+            "master_key_id": "1002",
+            "previous": [],
+            "unknown": [],
+            "behind": [],
+        }
         # It was only given up, not destroyed: made the primary key again, it opens.
         api.done("PATCH", ONE, json={"master_key_id": "1001"})
         site.opens(old, old_key)
@@ -298,6 +310,40 @@ def test_a_rotation_and_a_compromise(site: Site, servers: tuple[SoftwareKeyServe
         log = (host.folder / "state" / "audit.jsonl").read_text()
         assert "primary_key_compromised" in log or host.name == "ta2"
         assert '"operation":"usage"' in log.replace(" ", "")
+
+
+def test_an_end_by_force_while_a_host_is_off(site: Site, servers: tuple[SoftwareKeyServer, ...]) -> None:
+    """It is decided, and one host knows. The other goes on as before until it is told, by the same again."""
+    with site.manager() as api:
+        site.set_up(api, servers)
+        old, old_key = site.wrap("ta1")
+        site.report(_1001=1)
+        api.done("PATCH", ONE, json={"master_key_id": "1002"})
+        site.hosts["ta2"].shut = True
+        assert reason(api.failed("POST", f"{ROTATION}?action=complete", json={})) == "keys_unknown"
+        site.opens(old, old_key)
+        for again in range(2):
+            error = api.failed("POST", f"{ROTATION}?action=complete", json={"force": True})
+            assert reason(error) == "replication_failed"
+            assert "ta2" in error["messages"][0]["default_message"]
+            text = error["messages"][0]["default_message"]
+            assert ("'1001' of 'finance' is given up (keys left under it: 1)" in text) == (again == 0)
+        assert site.code("ta1", "unwrap", site.host.unwrap_body(old)) == "primary_key_unavailable"
+        assert site.code("ta2", "unwrap", site.host.unwrap_body(old)) == "ok"
+    # Neither a restart of the manager nor of the host loses it.
+    site.hosts["ta2"].restart()
+    with site.manager() as api:
+        site.hosts["ta2"].shut = False
+        found = api.done("GET", ROTATION)
+        assert (found["previous"], found["unknown"], found["behind"]) == ([], [], ["ta2"])
+        assert site.code("ta2", "unwrap", site.host.unwrap_body(old)) == "ok"
+        done = api.done("POST", f"{ROTATION}?action=complete", json={})
+        assert (done["removed"], done["lost"]) == ([], [])
+        assert api.done("GET", ROTATION)["behind"] == []
+        assert site.code("ta2", "unwrap", site.host.unwrap_body(old)) == "primary_key_unavailable"
+        # It was given up once, and is an event once.
+        operations = [event["details"]["operation"] for event in events_of(api)]
+        assert operations.count("disable") == 1
 
 
 def events_of(api: Api) -> list[dict[str, Any]]:

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from integration.certified_tpm import CertifiedTpm
-from integration.pcr_policies import PolicyKey
+from integration.pcr_policies import OTHERS, OURS, PolicyKey
 from integration.recorded_bus import RecordedBus
 from tpm2_pytss import constants, types
 
 from trusted_infrastructure.host.tpm_device import TpmDevice
 from trusted_infrastructure.host.tpm_device.connection import TpmConnection, unmarshal
 from trusted_infrastructure.host.tpm_values import SealedData
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm.policy import (
     SignedPcrPolicy,
@@ -48,7 +47,7 @@ def key() -> PolicyKey:
     return PolicyKey()
 
 
-def authorized_by(key: PolicyKey, reference: bytes = PCR_POLICY_REFERENCE) -> bytes:
+def authorized_by(key: PolicyKey, reference: bytes = OURS) -> bytes:
     return policy_authorize_digest(policy_key_name(key.public), reference)
 
 
@@ -84,7 +83,7 @@ def test_a_tpm_computes_the_same_name_and_authorization(device: TpmDevice, key: 
     assert name == policy_key_name(key.public)
     ticket = types.TPMT_TK_VERIFIED(tag=constants.TPM2_ST.VERIFIED, hierarchy=constants.TPM2_RH.OWNER)
     with trial(device) as session:
-        device.esapi.policy_authorize(session, b"", name, ticket, PCR_POLICY_REFERENCE)
+        device.esapi.policy_authorize(session, b"", name, ticket, OURS)
         assert bytes(device.esapi.policy_get_digest(session)) == authorized_by(key)
 
 
@@ -130,6 +129,14 @@ def another_use(policy: SignedPcrPolicy, key: PolicyKey) -> SignedPcrPolicy:
     return dataclasses.replace(policy, signature=signature, reference=b"another use")
 
 
+def of_another_cluster(policy: SignedPcrPolicy, key: PolicyKey) -> SignedPcrPolicy:
+    return key.policy(policy.pcrs, reference=OTHERS)
+
+
+def of_another_cluster_as_if_ours(policy: SignedPcrPolicy, key: PolicyKey) -> SignedPcrPolicy:
+    return dataclasses.replace(of_another_cluster(policy, key), reference=OURS)
+
+
 def changed_value(policy: SignedPcrPolicy, _key: PolicyKey) -> SignedPcrPolicy:
     return dataclasses.replace(policy, pcrs={**policy.pcrs, 4: bytes(32)[:-1] + b"\1"})
 
@@ -159,6 +166,8 @@ REFUSALS: dict[Change, str] = {
     signature_of_another: "pcr_policy_invalid",
     signed_for_another_use: "pcr_policy_invalid",
     another_use: "pcr_policy_invalid",
+    of_another_cluster: "pcr_policy_invalid",
+    of_another_cluster_as_if_ours: "pcr_policy_invalid",
     changed_value: "pcr_policy_invalid",
     fewer_pcrs_than_signed: "pcr_policy_invalid",
     without_signature: "pcr_policy_invalid",
@@ -176,15 +185,28 @@ def test_what_opens_nothing(device: TpmDevice, key: PolicyKey, change: Change) -
     assert device.unseal(sealed, policy) == SECRET
 
 
-@pytest.mark.parametrize("change", [signed_by_another, another_use], ids=lambda change: change.__name__)
-def test_the_tpm_itself_refuses_another_key(
+REFUSED_BY_THE_TPM: dict[Change, str] = {
+    signed_by_another: "does not open what was sealed",
+    another_use: "does not open what was sealed",
+    of_another_cluster: "does not open what was sealed",
+    of_another_cluster_as_if_ours: "signature that is not its key's",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED_BY_THE_TPM, ids=lambda change: change.__name__)
+def test_the_tpm_itself_refuses_another_key_or_cluster(
     device: TpmDevice, key: PolicyKey, monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
+    """Our own comparison is taken away: TPM2_VerifySignature and TPM2_Unseal are what refuses."""
     sealed = device.seal(SECRET, authorized_by(key))
     policy = change(policy_now(device, key), key)
     expected = policy_authorize_digest(policy_key_name(policy.public_key), policy.reference)
     monkeypatch.setattr("trusted_infrastructure.host.tpm_device.sealed_data._policy_of", lambda _: expected)
-    assert refused(device, sealed, policy) == "pcr_policy_invalid"
+    with pytest.raises(Refusal, match=f"pcr_policy_invalid.*{REFUSED_BY_THE_TPM[change]}"):
+        device.unseal(sealed, policy)
+    # The same for the other side: what was sealed for that key and cluster, it opens.
+    if change is not of_another_cluster_as_if_ours:
+        assert device.unseal(device.seal(SECRET, expected), policy) == SECRET
 
 
 def test_an_extended_pcr_closes_and_a_policy_for_its_value_opens(key: PolicyKey) -> None:
@@ -307,7 +329,7 @@ def test_the_secret_does_not_cross_the_bus(tpm: CertifiedTpm, key: PolicyKey) ->
         seen = bus.bytes_seen
     # It is this conversation: the sealed object and the signed policy were seen in it, and nothing in clear.
     assert sealed.public in seen and sealed.private in seen
-    assert PCR_POLICY_REFERENCE in seen
+    assert OURS in seen
     assert SECRET not in seen
     assert SECRET[:8] not in seen
 

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from services.tpm import corpus
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("any machine", settings(), deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

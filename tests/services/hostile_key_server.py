@@ -94,6 +94,7 @@ class Answers:
 
     key: bytes = KEY
     key_id: str = "1001"
+    vendor: str | None = "a vendor"
     state: str | None = "ACTIVE"
     algorithm: str = "AES"
     length: int = 256
@@ -222,6 +223,8 @@ class HostileKeyServer:
         if operation == "DISCOVER_VERSIONS":
             versions = [contents.ProtocolVersion(*version) for version in self.answers.versions]
             return payloads.DiscoverVersionsResponsePayload(protocol_versions=versions)
+        if operation == "QUERY":
+            return payloads.QueryResponsePayload(vendor_identification=self.answers.vendor)
         if operation == "GET_ATTRIBUTES":
             return payloads.GetAttributesResponsePayload(self.answers.key_id, self._attributes())
         return self._get()

@@ -31,6 +31,7 @@ GOOD: list[tuple[type[KeyMessage], dict[str, Any]]] = [
     (StandardKeys, {"instance": INSTANCE}),
     (StandardKeys, {"instance": INSTANCE, "keys": [KEY], "answers": [{"id": "a", "key_id": "1"}]}),
     (NativeProviderPush, PUSH),
+    (NativeProviderPush, PUSH | {"policy_reference": base64.b64encode(bytes(32)).decode(), "removed": ["2"]}),
     (RewrapKeys, {}),
     (RewrapKeys, {"provider": "p", "target": "q", "object_ids": ["a"], "replace": True, "dry_run": True}),
 ]
@@ -69,6 +70,8 @@ BAD: dict[str, tuple[type[KeyMessage], dict[str, Any], str]] = {
     "a long message": (StandardKeys, answers(message="x" * 2049), "answers[0].message"),
     "no key": (NativeProviderPush, PUSH | {"keys": []}, "keys"),
     "too many previous keys": (NativeProviderPush, PUSH | {"keys": [NATIVE_KEY] * 66}, "keys"),
+    "a short reference": (NativeProviderPush, PUSH | {"policy_reference": "AAAA"}, "policy_reference"),
+    "too many removed keys": (NativeProviderPush, PUSH | {"removed": ["1"] * 257}, "removed"),
     "a short check value": (NativeProviderPush, pushed(check_value="00"), "keys[0].check_value"),
     "too many objects": (RewrapKeys, {"object_ids": ["a"] * 4097}, "object_ids"),
     "an empty object": (RewrapKeys, {"object_ids": [""]}, "object_ids[0]"),

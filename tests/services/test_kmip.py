@@ -336,7 +336,7 @@ def test_a_key_takes_no_longer_than_the_timeout(
     server.answers = Answers(**change)
     started = time.monotonic()
     assert refusal_of(pool).code == "key_server_unreachable"
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 2
     server.answers = Answers()
     assert pool.primary_key("1001").material == KEY
 

@@ -232,11 +232,11 @@ def test_pcr_policy() -> None:
     given = vector("pcr-policy")
     key, reference, signature = (
         text(given["public_key"]),
-        given["reference"].encode(),
+        octets(given["reference"]),
         octets(given["signature"]),
     )
     assert private_key(given["private_key"]).public_key() == serialization.load_pem_public_key(key.encode())
-    assert reference == messages.PCR_POLICY_REFERENCE
+    assert reference == messages.pcr_policy_reference(given["cluster"])
     assert policy.policy_key_public_area(key) == octets(given["public_area"])
     assert policy.policy_key_name(key) == octets(given["key_name"])
     values = {int(number): octets(value) for number, value in given["values"].items()}
@@ -244,6 +244,7 @@ def test_pcr_policy() -> None:
     assert approved == octets(given["pcr_policy_digest"])
     assert policy.is_signed(key, approved, reference, signature)
     assert not policy.is_signed(key, approved[::-1], reference, signature)
+    assert not policy.is_signed(key, approved, messages.pcr_policy_reference("another"), signature)
     assert policy.policy_authorize_digest(octets(given["key_name"]), reference) == octets(given["policy"])
 
 
@@ -270,6 +271,7 @@ def test_sealed_native_provider() -> None:
         check_values=given["check_values"],
         tpm_required=given["tpm_required"],
         policy_public_key=text(given["policy_public_key"]),
+        policy_reference=octets(given["policy_reference"]),
     )
     assert described.authenticated(given["host"]) == octets(given["additional_data"])
     opened = AESGCM(octets(given["file_key"])).decrypt(

@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,19 +142,48 @@ def test_serves_several_sockets_with_their_own_applications(directory: Path) -> 
     assert "GET" not in (directory / "log").read_text()
 
 
-def test_a_stop_finishes_requests_within_ten_seconds(directory: Path) -> None:
+class Begun:
+    """Tells the test, from the process of the service, that a request is under way."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+
+    def tell(self) -> None:
+        os.write(self._writing, b"x")
+
+    def wait(self) -> None:
+        assert select.select([self._reading], [], [], 20)[0], "the request has not begun"
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+@pytest.fixture
+def begun() -> Iterator[Begun]:
+    made = Begun()
+    yield made
+    made.close()
+
+
+def test_a_stop_finishes_requests_within_ten_seconds(directory: Path, begun: Begun) -> None:
     answers: list[int] = []
+
+    async def slow(request: Request) -> Response:
+        begun.tell()
+        return await _slow(request)
 
     def call(served: Served) -> None:
         with served.client("public.sock") as client:
             answers.append(client.get("/slow").status_code)
 
-    with serving(directory, {"public.sock": Application(ROUTES)}) as served:
+    routes = [ROUTES[0], Route("/slow", slow)]
+    with serving(directory, {"public.sock": Application(routes)}) as served:
         with served.client("public.sock") as idle:
             idle.get("/echo")
             thread = threading.Thread(target=call, args=(served,))
             thread.start()
-            time.sleep(0.3)
+            begun.wait()
             begin = time.monotonic()
             os.kill(served.pid, signal.SIGTERM)
             assert served.wait() == 0
@@ -162,14 +192,44 @@ def test_a_stop_finishes_requests_within_ten_seconds(directory: Path) -> None:
     assert answers == [200]
 
 
+def test_who_waits_beyond_the_grace_of_a_stop_is_told_so(
+    directory: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the form of every refusal; the server's own answer would be a bare 500."""
+    monkeypatch.setattr(unix_server, "GRACE", 1)
+    answers: list[httpx.Response] = []
+
+    async def endless(_request: Request) -> Response:
+        begun.tell()
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    with serving(directory, {"public.sock": Application([Route("/x", endless)])}) as served:
+
+        def call() -> None:
+            with served.client("public.sock") as client:
+                answers.append(client.get("/x"))
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        begun.wait()
+        os.kill(served.pid, signal.SIGTERM)
+        assert served.wait() == 0
+        thread.join()
+    (answer,) = answers
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "service_stopping"
+
+
 def test_a_request_that_never_ends_does_not_hold_the_stop(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert unix_server.GRACE + 1 < unix_server.HARD_STOP < 10
     monkeypatch.setattr(unix_server, "GRACE", 1)
     monkeypatch.setattr(unix_server, "HARD_STOP", 2.5)
 
     async def endless(_request: Request) -> Response:
+        begun.tell()
         await asyncio.sleep(3600)
         raise AssertionError
 
@@ -183,7 +243,7 @@ def test_a_request_that_never_ends_does_not_hold_the_stop(
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(directory / "public.sock"))
         connection.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(0.2)
+        begun.wait()
         begin = time.monotonic()
         os.kill(served.pid, signal.SIGTERM)
         assert served.wait() == -signal.SIGALRM

@@ -22,6 +22,7 @@ from services.side_authority import SideAuthority
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.transport import (
     answer_of,
+    ask_once,
     config_url,
     configure_logging,
     management_client,
@@ -73,40 +74,41 @@ def authority() -> SideAuthority:
     return SideAuthority(now=int(time.time()))
 
 
+def get(client: httpx.AsyncClient) -> httpx.Response:
+    return ask_once(client, "GET", "/")
+
+
 def test_trusts_the_pinned_ca(tmp_path: Path, authority: SideAuthority) -> None:
     path = tmp_path / "ca.pem"
     path.write_text(authority.certificate)
     with tls_server(tmp_path, authority) as url:
         for ca in (path, authority.certificate):
-            with public_client(ca, base_url=url) as client:
-                assert client.get("/").json() == {"client": False}
+            assert get(public_client(ca, base_url=url)).json() == {"client": False}
 
 
 def test_trusts_nobody_else(tmp_path: Path, authority: SideAuthority) -> None:
     impostor = SideAuthority(now=authority.now)
-    with tls_server(tmp_path, impostor) as url, public_client(authority.certificate, base_url=url) as client:
+    with tls_server(tmp_path, impostor) as url:
         with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            client.get("/")
+            get(public_client(authority.certificate, base_url=url))
 
 
 def test_the_name_must_match(tmp_path: Path, authority: SideAuthority) -> None:
     with tls_server(tmp_path, authority, ips=("127.0.0.2",)) as url:
-        with public_client(authority.certificate, base_url=url) as client:
-            with pytest.raises(httpx.ConnectError, match="IP address mismatch"):
-                client.get("/")
+        with pytest.raises(httpx.ConnectError, match="IP address mismatch"):
+            get(public_client(authority.certificate, base_url=url))
 
 
 def test_an_expired_server_certificate_has_its_own_code(tmp_path: Path, authority: SideAuthority) -> None:
     with tls_server(tmp_path, authority, days=1, now=authority.now - 5 * DAY) as url:
-        with public_client(authority.certificate, base_url=url) as client:
-            with pytest.raises(httpx.ConnectError) as failed:
-                client.get("/")
+        with pytest.raises(httpx.ConnectError) as failed:
+            get(public_client(authority.certificate, base_url=url))
     assert unreachable("ta1", failed.value).code == "certificate_expired"
 
 
 def test_an_address_without_a_listener_is_unreachable(authority: SideAuthority) -> None:
-    with public_client(authority.certificate) as client, pytest.raises(httpx.ConnectError) as failed:
-        client.get("https://127.0.0.1:1")
+    with pytest.raises(httpx.ConnectError) as failed:
+        get(public_client(authority.certificate, base_url="https://127.0.0.1:1"))
     refusal = unreachable("ta1", failed.value)
     assert (refusal.code, refusal.status) == ("peer_unreachable", 503)
     assert "ta1" in refusal.message
@@ -116,10 +118,10 @@ def test_management_needs_the_client_certificate(tmp_path: Path, authority: Side
     authority.write_leaf(tmp_path, "manager", "manager", "ta-manager")
     files = tmp_path / "manager.pem", tmp_path / "manager.key"
     with tls_server(tmp_path, authority, client_ca=True) as url:
-        with management_client(authority.certificate, *files, base_url=url) as client:
-            assert client.get("/").json() == {"client": True}
-        with public_client(authority.certificate, base_url=url) as client, pytest.raises(httpx.HTTPError):
-            client.get("/")
+        client = management_client(authority.certificate, *files, base_url=url)
+        assert get(client).json() == {"client": True}
+        with pytest.raises(httpx.HTTPError):
+            get(public_client(authority.certificate, base_url=url))
 
 
 def test_the_environment_does_not_count(
@@ -128,8 +130,8 @@ def test_the_environment_does_not_count(
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing"))
-    with tls_server(tmp_path, authority) as url, public_client(authority.certificate, base_url=url) as client:
-        assert client.get("/").status_code == 200
+    with tls_server(tmp_path, authority) as url:
+        assert get(public_client(authority.certificate, base_url=url)).status_code == 200
 
 
 def test_the_context_takes_tls_1_2_and_checks_names(authority: SideAuthority) -> None:

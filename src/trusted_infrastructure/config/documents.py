@@ -322,8 +322,8 @@ class PcrPolicy(Content, frozen=True):
 
     bank: TPM hash name; pcrs: PCR number (decimal text) -> value (hex). public_key: PEM of the signing key
     (P-256). signature: ECDSA with SHA-256, r and s, 32 bytes each, big-endian, over the policy digest of
-    TPM2_PolicyPCR for these values, and `messages.PCR_POLICY_REFERENCE` (TCG TPM 2.0 Part 3, 23.16:
-    TPM2_PolicyAuthorize).
+    TPM2_PolicyPCR for these values, and `messages.pcr_policy_reference` of the cluster (TCG TPM 2.0 Part 3,
+    23.16: TPM2_PolicyAuthorize).
     """
 
     bank: Literal["sha256", "sha384", "sha512"]

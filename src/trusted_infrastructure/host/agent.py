@@ -221,6 +221,7 @@ class Agent:
             log.warning("not_attested", address=service.name, code=refusal.code, reason=refusal.message)
             return
         self.attestations.attested(session, self._now())
+        self.host_keys.reports.attested()
         self._plan(
             service, configuration, schedule.after_token(self._clock(), session.claims.exp, self._dice)
         )

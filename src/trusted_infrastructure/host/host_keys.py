@@ -66,7 +66,7 @@ class HostKeys:
         self.registry = KeyRegistry(state_directory / "keys")
         self.standard = StandardKeys(self.delivery, self.queue, state_directory)
         self.native = NativeProviders(tpm, state_directory, self._pcr_policies, host, clock)
-        self.trusted = TrustedKeys(keys, self.registry.counts)
+        self.trusted = TrustedKeys(keys, self.registry.settled)
         kinds: dict[KeyProviderType, KeyEncryptionKeys] = {
             "STANDARD": self.standard,
             "TRUSTED": self.trusted,
@@ -94,9 +94,13 @@ class HostKeys:
         return self.last_check
 
     async def run(self) -> None:
-        """Open what is sealed to the TPM, and tell of the use of keys, until cancelled."""
-        await self.native.start()
-        await self.reports.run()
+        """Open what is sealed to the TPM, and tell of the use of keys, until cancelled: the service is being
+        stopped then, and nobody is to wait for what does not come any more."""
+        try:
+            await self.native.start()
+            await self.reports.run()
+        finally:
+            self.queue.close()
 
     def close(self) -> None:
         """Overwrite all keys in memory."""

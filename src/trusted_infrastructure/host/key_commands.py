@@ -152,15 +152,16 @@ def _wrapped_key(name: str) -> str:
 def _ask(options: argparse.Namespace, method: str, path: str, body: Any = None) -> dict[str, Any]:
     import httpx
 
-    from trusted_infrastructure.transport import answer_of, local_client, unreachable
+    from trusted_infrastructure.transport import answer_of, ask_once, local_client, unreachable
 
-    with local_client(options.socket, timeout=TIMEOUT) as client:
-        try:
-            response = client.request(method, f"{BASE}/{path}", json=body)
-        except httpx.HTTPError as error:
-            raise unreachable(
-                f"the agent at {options.socket} (you may not be one of its key_users)", error
-            ) from None
+    try:
+        response = ask_once(
+            local_client(options.socket, timeout=TIMEOUT), method, f"{BASE}/{path}", json=body
+        )
+    except httpx.HTTPError as error:
+        raise unreachable(
+            f"the agent at {options.socket} (you may not be one of its key_users)", error
+        ) from None
     answer: dict[str, Any] = answer_of(response, "the agent")
     return answer
 

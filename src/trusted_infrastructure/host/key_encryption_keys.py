@@ -40,11 +40,13 @@ class KeyEncryptionKey:
 @dataclass(frozen=True)
 class ObjectOfKey:
     """What a key is for. object_id: the machine's instance UUID, say. component: "Virtual Machine" or "Host",
-    or what the caller says. name: for people. The last two may be empty."""
+    or what the caller says. name: for people. The last two may be empty. arrives: its key is not kept here so
+    far, and is from now on."""
 
     object_id: str
     component: str = ""
     name: str = ""
+    arrives: bool = False
 
 
 @dataclass(frozen=True)

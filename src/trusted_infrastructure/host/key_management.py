@@ -9,13 +9,14 @@
 | DELETE standard-keys/{provider}       | forget the key ?key_id=                                        |
 | GET, POST native-providers            | states; a provider with its keys                               |
 | DELETE native-providers/{provider}    | forget a provider                                              |
-| GET keys                              | the wrapped data keys that are kept                            |
+| GET keys                              | the wrapped data keys that are kept; ?limit=&after= of them    |
 | DELETE keys/{key_id}                  | forget one                                                     |
 | POST keys/rewrap                      | wrap keys again                                                |
 """
 
 from __future__ import annotations
 
+import heapq
 import re
 
 from starlette.requests import Request
@@ -26,7 +27,9 @@ from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.host.host_keys import HostKeys
 from trusted_infrastructure.host.rewrapping import Rewrapping
 from trusted_infrastructure.key_delivery import (
+    MAX_PAGE,
     MAX_WAIT,
+    KeyRecord,
     KeyRecords,
     KeyRequests,
     NativeProviderPush,
@@ -109,13 +112,16 @@ def _native_routes(keys: HostKeys, base: str) -> list[Route]:
 
 
 def _object_routes(keys: HostKeys, base: str) -> list[Route]:
-    async def records(_request: Request) -> Response:
-        found = [kept.record for kept in keys.objects.list()]
+    async def records(request: Request) -> Response:
+        found = _page(request, [kept.record for kept in keys.objects.list()])
         return JSONAnswer(KeyRecords(keys=found, unreadable=keys.registry.unreadable))
 
     async def rewrap(request: Request) -> Response:
         asked = decode_json(await request.body() or b"{}", RewrapKeys)
-        return JSONAnswer(await Rewrapping(keys.objects, asked).run())
+        report = await Rewrapping(keys.objects, asked).run()
+        # Somebody waits for a rotation to end, perhaps, and this host for none of its keys.
+        keys.reports.again()
+        return JSONAnswer(report)
 
     async def forget(request: Request) -> Response:
         await keys.objects.forget(request.path_params["key_id"])
@@ -134,3 +140,15 @@ def _wait(request: Request) -> int:
     if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > MAX_WAIT:
         raise InvalidField("wait", f"must be 0 to {MAX_WAIT} seconds")
     return int(text)
+
+
+def _page(request: Request, records: list[KeyRecord]) -> list[KeyRecord]:
+    """Those after ?after=KEY_ID, by their ids, at most ?limit=; without a limit all. Raises InvalidField."""
+    text = request.query_params.get("limit")
+    if text is None:
+        return records
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_PAGE:
+        raise InvalidField("limit", f"must be 1 to {MAX_PAGE}")
+    after = request.query_params.get("after", "")
+    later = (record for record in records if record.key_id > after)
+    return heapq.nsmallest(int(text), later, key=lambda record: record.key_id)

@@ -17,13 +17,13 @@ from typing import Literal
 
 from trusted_infrastructure.host.key_encryption_keys import ObjectOfKey
 from trusted_infrastructure.key_delivery import MAX_KEYS, KeyRequest, KeyRequestAnswer
-from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.refusal import Refusal, Unavailable, stopping
 
 PATIENCE = 15.0
 # A request is offered again, should the manager have lost it: it knows by the id what it has done for it.
 OFFER_AGAIN = 5.0
 # What may be gone at the next attempt; all other reasons of the manager are decisions.
-_PASSING = frozenset({"key_server_unreachable", "service_busy", "service_fault"})
+_PASSING = frozenset({"key_server_unreachable", "rate_limited", "service_busy", "service_fault"})
 
 Gone = Callable[[], Awaitable[bool]]
 """Whether the manager's connection is closed."""
@@ -51,13 +51,14 @@ class KeyQueue:
         self._monotonic = monotonic
         self._waiting: dict[str, _Waiting] = {}
         self._news: asyncio.Event | None = None  # of the poll that waits
+        self._closed = False
 
     async def ask(
         self, action: Literal["create", "get"], provider: str, key_id: str | None, use: ObjectOfKey
     ) -> str:
         """Wait until the manager has delivered a key; its id.
 
-        Raises Unavailable `key_not_delivered`, `service_busy`, and what the manager says.
+        Raises Unavailable `key_not_delivered`, `service_busy`, `service_stopping`, and what the manager says.
         """
         waiting = self._same(provider, key_id) or self._added(action, provider, key_id, use)
         waiting.callers += 1
@@ -77,15 +78,17 @@ class KeyQueue:
         """Requests that the manager is to answer; where there are none, after at most `wait` seconds none.
 
         One poll waits at a time: a newer one ends an older one, whose caller may be gone. A connection that
-        is closed takes no requests with it.
+        is closed takes no requests with it. Raises Unavailable `service_stopping`.
         """
         self._ring()
         news = self._news = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                while news is self._news and not self._due():
+                while news is self._news and not self._due() and not self._closed:
                     news.clear()
                     await self._something(news)
+        if self._closed:
+            raise stopping()
         if news is not self._news or not self._due() or await gone():
             return []
         due = self._due()[:MAX_KEYS]
@@ -115,6 +118,14 @@ class KeyQueue:
         if waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(key_id)
 
+    def close(self) -> None:
+        """The service ends: whoever waits, on either side, is told so at once."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            if not waiting.answer.done():
+                _end(waiting, stopping())
+        self._ring()
+
     async def _something(self, news: asyncio.Event) -> None:
         """Until something changed, or it is time to offer a request again."""
         again = OFFER_AGAIN if self._waiting else None
@@ -140,6 +151,8 @@ class KeyQueue:
     def _added(
         self, action: Literal["create", "get"], provider: str, key_id: str | None, use: ObjectOfKey
     ) -> _Waiting:
+        if self._closed:
+            raise stopping()
         if len(self._waiting) >= MAX_KEYS:
             raise Unavailable(
                 "service_busy", f"{MAX_KEYS} key requests wait for the workload manager", "try again"

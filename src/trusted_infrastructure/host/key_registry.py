@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -56,6 +57,7 @@ class KeyRegistry:
         self.changed = changed
         self._kept: dict[str, KeptKey] = {}
         self.unreadable = 0
+        self._arriving: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             names = sorted(os.listdir(directory))
@@ -81,11 +83,15 @@ class KeyRegistry:
         key_id = kept.record.key_id
         if key_id not in self._kept:
             self.check_room()
+        arrived = self._arrives(kept.record.provider)
 
         async def write() -> None:
-            await asyncio.to_thread(write_state, self._path(key_id), msgspec.json.encode(kept))
-            self._kept[key_id] = kept
-            self.changed()
+            try:
+                await asyncio.to_thread(write_state, self._path(key_id), msgspec.json.encode(kept))
+                self._kept[key_id] = kept
+                self.changed()
+            finally:
+                arrived()
 
         # Whoever asked may go away; what is known must not differ from what is on the disk.
         await asyncio.shield(write())
@@ -125,6 +131,32 @@ class KeyRegistry:
             )
         records = [kept.record for kept in self._kept.values() if kept.record.provider == provider]
         return dict(Counter(one.primary_key_id for one in records if one.primary_key_id is not None))
+
+    @contextmanager
+    def arriving(self, provider: str) -> Iterator[None]:
+        """While a provider is asked for a key that will be kept here."""
+        arrived = self._arrives(provider)
+        try:
+            yield
+        finally:
+            arrived()
+
+    async def settled(self, provider: str) -> dict[str, int]:
+        """`counts`, when the keys that are on their way now have arrived or failed. Raises as `counts`."""
+        for arrival in list(self._arriving[provider]):
+            await arrival.wait()
+        return self.counts(provider)
+
+    def _arrives(self, provider: str) -> Callable[[], None]:
+        """A key is on its way, until what is returned is called."""
+        arrival, arriving = asyncio.Event(), self._arriving[provider]
+        arriving.add(arrival)
+
+        def arrived() -> None:
+            arriving.discard(arrival)
+            arrival.set()
+
+        return arrived
 
     def providers(self, kind: str) -> set[str]:
         """Names of providers of a kind whose keys are kept."""

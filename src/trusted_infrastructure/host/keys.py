@@ -60,8 +60,18 @@ ANOTHER_MAY_KNOW = frozenset({"token_invalid"})
 log = structlog.get_logger("trusted_infrastructure.host")
 
 
+# Reports to one service in a row, while keys arrive in between.
+ROUNDS = 4
+
 _Request = Callable[[bytes], msgspec.Struct]
 _Check = Callable[[KeyAnswer, Session], bytes]
+
+
+class Counts(Protocol):
+    """How many wrapped keys this host keeps. It waits for keys that are on their way when it is called."""
+
+    async def __call__(self, provider: str) -> Mapping[str, int]:
+        """By primary key id. Raises Refusal."""
 
 
 class Attested(Protocol):
@@ -91,6 +101,8 @@ class Keys:
         self._key_sets = key_sets
         self._clock = clock
         self._preferred = ""
+        # What was answered to the last report: (service id, provider) -> number.
+        self._known: dict[tuple[str, str], int] = {}
 
     async def create(self, provider: str, object_label: str) -> KeyEncryptionKey:
         """A new KEK for `object_label`. provider: name of a trusted key provider.
@@ -115,8 +127,10 @@ class Keys:
             check,
         )
 
-    async def unwrap(self, provider: str, wrapped_key: bytes) -> KeyEncryptionKey:
-        """The KEK inside `wrapped_key`. Raises as `create`, and Refusal `wrapped_key_invalid`."""
+    async def unwrap(self, provider: str, wrapped_key: bytes, keep: bool = False) -> KeyEncryptionKey:
+        """The KEK inside `wrapped_key`. keep: it is kept here from now on.
+
+        Raises as `create`, and Refusal `wrapped_key_invalid`."""
         asked = parse(wrapped_key).header.kek_id
 
         def check(answer: KeyAnswer, _session: Session) -> bytes:
@@ -127,7 +141,9 @@ class Keys:
         return await self._request(
             provider,
             "unwrap",
-            lambda public_key: UnwrapKeyRequest(wrapped_key=wrapped_key, hpke_public_key=public_key),
+            lambda public_key: UnwrapKeyRequest(
+                wrapped_key=wrapped_key, hpke_public_key=public_key, keep=keep or msgspec.UNSET
+            ),
             check,
         )
 
@@ -153,17 +169,13 @@ class Keys:
             check,
         )
 
-    async def report_usage(
-        self, provider: str, keys: Mapping[str, int]
-    ) -> tuple[list[PrimaryKeyIds], list[Refusal]]:
+    async def report_usage(self, provider: str, counts: Counts) -> tuple[list[PrimaryKeyIds], list[Refusal]]:
         """Tell every service of `provider` how many wrapped keys this host keeps, by primary key id. Each
         keeps reports of its own, so all are told.
 
-        Answers what the services said of the primary keys, and why others did not. Raises Unavailable where
-        no service is registered.
+        Answers what the services said of the primary keys, and why some were not told all. Raises Unavailable
+        where no service is registered.
         """
-        body = encode(KeyUsageReport(keys=dict(keys)))
-        path = f"/kms/v1/providers/{quote(provider, safe='')}/usage"
         answers: list[PrimaryKeyIds] = []
         faults: list[Refusal] = []
         services = self._attested.key_provider_services(provider)
@@ -171,12 +183,31 @@ class Keys:
             raise _no_service(provider)
         for service in services:
             try:
-                session = self._attested.session(service.group)
-                headers, _jti = self._authorization(service, session, path, body)
-                answers.append(await self._client.post(service, path, body, PrimaryKeyIds, headers))
+                answer, complete = await self._report(service, provider, counts)
             except Refusal as refusal:
                 faults.append(refusal)
+            else:
+                answers.append(answer)
+                if not complete:
+                    faults.append(_still_arriving(provider))
         return answers, faults
+
+    async def _report(self, service: Service, provider: str, counts: Counts) -> tuple[PrimaryKeyIds, bool]:
+        """Report until the service has nothing wrapped for this host that the report may lack; whether that
+        was reached."""
+        path = f"/kms/v1/providers/{quote(provider, safe='')}/usage"
+        name = service.id, provider
+        for _round in range(ROUNDS):
+            known = self._known.get(name, 0)
+            # In this order: what the service had wrapped by then has arrived when it is counted.
+            body = encode(KeyUsageReport(keys=dict(await counts(provider)), known=known))
+            session = self._attested.session(service.group)
+            headers, _jti = self._authorization(service, session, path, body)
+            answer = await self._client.post(service, path, body, PrimaryKeyIds, headers)
+            if answer.known == known:
+                return answer, True
+            self._known[name] = answer.known
+        return answer, False
 
     async def _request(
         self, provider: str, action: Action, request: _Request, check: _Check
@@ -286,6 +317,14 @@ def _invalid(message: str) -> Refusal:
         f"the key provider's answer {message}",
         "another service is tried; if all answers are refused, look for somebody between host and service",
         status=502,
+    )
+
+
+def _still_arriving(provider: str) -> Unavailable:
+    return Unavailable(
+        "service_busy",
+        f"keys of {provider!r} keep arriving while they are counted",
+        "wait for the next report",
     )
 
 

@@ -12,6 +12,10 @@ describes. States:
 
 A locked provider is tried again when the policies change, and a push always repairs it. Without a TPM the
 keys are in memory alone, and a provider that requires one is refused: there is no copy in the clear.
+
+Keys that a push does not have are kept, unless it says that they were removed: a manager that was restored
+from an old backup knows fewer, and what this host wrapped under the others would be lost. A copy with such
+keys stays where it does not open now.
 """
 
 from __future__ import annotations
@@ -19,14 +23,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from trusted_infrastructure.config.documents import PcrPolicy
 from trusted_infrastructure.host import sealed_provider
-from trusted_infrastructure.host.key_encryption_keys import wipe
+from trusted_infrastructure.host.held_provider import HeldProvider, wipe_keys
 from trusted_infrastructure.host.sealed_provider import (
     Described,
     Keys,
@@ -41,43 +44,9 @@ from trusted_infrastructure.tpm.policy import policy_key_name
 
 TICK = 1.0
 TRY_AGAIN = 30.0  # after a fault of the moment, such as a TPM that was busy
-_LONGEST_MESSAGE = 2000
 
 Policies = Mapping[str, PcrPolicy]
 log = structlog.get_logger("trusted_infrastructure.host")
-
-
-@dataclass
-class _Provider:
-    """keys: empty where locked. sealed: the stored copy. problem: why it is locked, or not stored, or would
-    not open."""
-
-    described: Described
-    keys: Keys = field(default_factory=dict, repr=False)
-    sealed: SealedProvider | None = None
-    problem: Refusal | None = None
-
-    @property
-    def locked(self) -> bool:
-        return not self.keys
-
-    def known_check_values(self) -> Mapping[str, str]:
-        """Those of the keys in memory, or of a locked copy, unless that was found to be changed."""
-        changed = self.locked and self.problem is not None and self.problem.code == "sealed_data_invalid"
-        return {} if changed else self.described.check_values
-
-    def state(self) -> NativeProviderState:
-        described, problem = self.described, self.problem
-        return NativeProviderState(
-            provider=described.provider,
-            key_id=described.key_id,
-            keys=dict(described.check_values),
-            state="LOCKED" if self.locked else "AVAILABLE",
-            sealed=self.sealed is not None,
-            tpm_required=described.tpm_required,
-            code=problem.code if problem else "",
-            message=problem.message[:_LONGEST_MESSAGE] if problem else "",
-        )
 
 
 class NativeProviders:
@@ -97,7 +66,7 @@ class NativeProviders:
         self._policies = policies
         self._host = host
         self._clock = clock
-        self._providers: dict[str, _Provider] = {}
+        self._providers: dict[str, HeldProvider] = {}
         self._changing = asyncio.Lock()
         self._seen: Policies | None = None
         self._tried = 0.0
@@ -111,7 +80,7 @@ class NativeProviders:
         async with self._changing:
             for sealed in self._files.read():
                 described = sealed.described
-                self._providers.setdefault(described.provider, _Provider(described, sealed=sealed))
+                self._providers.setdefault(described.provider, HeldProvider(described, sealed=sealed))
         await self.refresh()
         self._watching = asyncio.create_task(self._watch())
 
@@ -120,7 +89,7 @@ class NativeProviders:
         if self._watching is not None:
             self._watching.cancel()
         for provider in self._providers.values():
-            _wipe(provider.keys)
+            provider.wipe()
         self._providers.clear()
 
     async def _watch(self) -> None:
@@ -153,7 +122,9 @@ class NativeProviders:
             for provider in list(self._providers.values()):
                 if provider.locked:
                     await self._open(provider, policies)
-                elif provider.sealed is None:
+                elif provider.waits_for_copy:
+                    await self._join(provider, policies)
+                elif provider.sealed is None or provider.stale:
                     await self._seal(provider, policies)
                 else:
                     provider.problem = await self._closed(provider.sealed, policies)
@@ -163,11 +134,12 @@ class NativeProviders:
     async def receive(
         self, push: NativeProviderPush, open_key: Callable[[str, bytes], bytes]
     ) -> NativeProviderState:
-        """Take over a provider, in place of what was held of it. open_key: opens a sealed key by its id.
+        """Take over a provider, in place of what was held of it, but keep its keys that were not removed.
+        open_key: opens a sealed key by its id.
 
-        Raises InvalidField (keys, policy_public_key); Refusal: key_mismatch (a key is not the one of its
-        check value, or another one than is held under this id), tpm_required; Unavailable `state_unusable`;
-        and what open_key raises. Then nothing changes.
+        Raises InvalidField (keys, removed, policy_public_key); Refusal: key_mismatch (a key is not the one of
+        its check value, or another one than is held under this id), tpm_required; Unavailable
+        `state_unusable`; and what open_key raises. Then nothing changes.
         """
         described = _described(push)
         keys: Keys = {}
@@ -177,15 +149,15 @@ class NativeProviders:
                 if not is_key(bytes(opened), key.key_id, key.check_value):
                     raise _mismatch(push.provider, key.key_id, "is not the one of its check value")
             async with self._changing:
-                return await self._take_over(_Provider(described, keys))
+                return await self._take_over(HeldProvider(described, keys, frozenset(push.removed)))
         except BaseException:
-            _wipe(keys)
+            wipe_keys(keys)
             raise
 
-    async def _take_over(self, provider: _Provider) -> NativeProviderState:
+    async def _take_over(self, provider: HeldProvider) -> NativeProviderState:
         name = provider.described.provider
         before = self._providers.get(name)
-        for key_id, known in before.known_check_values().items() if before else ():
+        for key_id, known in before.check_values().items() if before else ():
             # What this host has wrapped under the key would be lost.
             if provider.described.check_values.get(key_id, known) != known:
                 raise _mismatch(name, key_id, "is another one than this host has under this id")
@@ -193,18 +165,21 @@ class NativeProviders:
             policies = dict(self._policies())
         except Refusal:
             policies = {}
-        await self._seal(provider, policies)
+        more = before is not None and provider.keep(before)
+        if provider.sealed is None:
+            await self._seal(provider, policies)
         if provider.sealed is None:
             if provider.described.tpm_required:
                 raise _tpm_required(name, provider.problem)
-            # What is stored is of use after a start, unless the provider has other keys now.
-            if before is not None and before.described == provider.described:
+            # What is stored is of use after a start, unless the provider has other keys now; and never lose
+            # what the manager could not bring back.
+            if before is not None and (more or before.described == provider.described):
                 provider.sealed = before.sealed
             else:
                 self._files.remove(name)
         self._providers[name] = provider
         if before is not None:
-            _wipe(before.keys)
+            before.wipe()
         log.info("native_provider_received", provider=name, sealed=provider.sealed is not None)
         return provider.state()
 
@@ -214,7 +189,7 @@ class NativeProviders:
             self._files.remove(provider)
             held = self._providers.pop(provider, None)
             if held is not None:
-                _wipe(held.keys)
+                held.wipe()
                 log.info("native_provider_removed", provider=provider)
 
     # ---- what is asked ------------------------------------------------------------------------------------
@@ -256,7 +231,7 @@ class NativeProviders:
 
     # ---- the TPM ------------------------------------------------------------------------------------------
 
-    async def _open(self, provider: _Provider, policies: Policies) -> None:
+    async def _open(self, provider: HeldProvider, policies: Policies) -> None:
         if provider.sealed is None:
             return
         try:
@@ -267,7 +242,19 @@ class NativeProviders:
             provider.problem = None
             log.info("native_provider_unsealed", provider=provider.described.provider)
 
-    async def _seal(self, provider: _Provider, policies: Policies) -> None:
+    async def _join(self, provider: HeldProvider, policies: Policies) -> None:
+        """Bring keys that only the stored copy has into memory, and store all anew."""
+        if provider.sealed is None:
+            return
+        try:
+            found = await self._unsealed(provider.sealed, policies)
+        except Refusal as refusal:
+            _report("native_provider_locked", provider, refusal)
+            return
+        provider.add(found, provider.sealed.described.check_values)
+        await self._seal(provider, policies)
+
+    async def _seal(self, provider: HeldProvider, policies: Policies) -> None:
         """Store a sealed copy; where that fails, `problem` says why."""
         described, now = provider.described, int(self._clock())
         try:
@@ -284,7 +271,7 @@ class NativeProviders:
     async def _closed(self, sealed: SealedProvider, policies: Policies) -> Refusal | None:
         """Why a stored copy does not open now, and would not after a start like the last one; or None."""
         try:
-            _wipe(await self._unsealed(sealed, policies))
+            wipe_keys(await self._unsealed(sealed, policies))
         except Refusal as refusal:
             return refusal
         return None
@@ -299,6 +286,8 @@ def _described(push: NativeProviderPush) -> Described:
         raise InvalidField("keys", "has a key id twice")
     if push.keys[0].key_id != push.key_id:
         raise InvalidField("keys", "must begin with the current key, key_id")
+    if not check_values.keys().isdisjoint(push.removed):
+        raise InvalidField("removed", "has a key that is in keys")
     if push.policy_public_key is not None:
         policy_key_name(push.policy_public_key)
     return Described(
@@ -307,10 +296,11 @@ def _described(push: NativeProviderPush) -> Described:
         check_values=check_values,
         tpm_required=push.tpm_required,
         policy_public_key=push.policy_public_key,
+        policy_reference=push.policy_reference,
     )
 
 
-def _report(event: str, provider: _Provider, refusal: Refusal) -> None:
+def _report(event: str, provider: HeldProvider, refusal: Refusal) -> None:
     """Note why. Logged once: the same is found every time that is tried."""
     known, provider.problem = provider.problem, refusal
     if known is None or known.message != refusal.message:
@@ -334,9 +324,3 @@ def _tpm_required(provider: str, problem: Refusal | None) -> Refusal:
         "see the reason; or allow hosts without a TPM for this provider",
         status=409,
     )
-
-
-def _wipe(keys: Keys) -> None:
-    for key in keys.values():
-        wipe(key)
-    keys.clear()

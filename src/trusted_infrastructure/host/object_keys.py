@@ -94,28 +94,29 @@ class ObjectKeys:
         self.registry.check_room()  # before a key server makes a key that nothing will be kept of
         key_id = str(uuid.uuid4())
         key = bytearray(os.urandom(data_keys.KEY_BYTES))
-        with await self.kinds[kind].create(name, use) as kek:
-            kept = KeptKey(
-                record=KeyRecord(
-                    key_id=key_id,
-                    object_id=use.object_id,
-                    component=use.component,
-                    name=use.name,
-                    provider=name,
-                    type=kind,
-                    kek_id=kek.kek_id,
-                    primary_key_id=_primary_key_id(kek.wrapped_key),
-                    created=int(self._clock()),
-                ),
-                wrapped_key=_wrapped(kind, name, kek, key_id, use, key),
-                owner=owner,
-            )
-        try:
-            await self.registry.put(kept)
-        except Refusal:
-            wipe(key)
-            self._release(kept.record)
-            raise
+        with self.registry.arriving(name):
+            with await self.kinds[kind].create(name, use) as kek:
+                kept = KeptKey(
+                    record=KeyRecord(
+                        key_id=key_id,
+                        object_id=use.object_id,
+                        component=use.component,
+                        name=use.name,
+                        provider=name,
+                        type=kind,
+                        kek_id=kek.kek_id,
+                        primary_key_id=_primary_key_id(kek.wrapped_key),
+                        created=int(self._clock()),
+                    ),
+                    wrapped_key=_wrapped(kind, name, kek, key_id, use, key),
+                    owner=owner,
+                )
+            try:
+                await self.registry.put(kept)
+            except Refusal:
+                wipe(key)
+                self._release(kept.record)
+                raise
         return ObjectKey(kept.record, kept.wrapped_key, key)
 
     async def get(self, key_id: str, owner: int = ROOT) -> ObjectKey:
@@ -143,14 +144,15 @@ class ObjectKeys:
             return await self.get(header.key_id, owner)
         if owner != ROOT:
             raise _unknown(header.key_id)
-        use = ObjectOfKey(header.object_id, header.component)
-        key = await self._opened(wrapped_key, use)
-        async with self._changing[header.key_id]:
-            kept = self.registry.get(header.key_id)
-            if kept is None:  # else another call was first, and what it keeps may be newer by now
-                record = _record_of(header, int(self._clock()))
-                kept = KeptKey(record=record, wrapped_key=wrapped_key, owner=owner)
-                await self.registry.put(kept)
+        use = ObjectOfKey(header.object_id, header.component, arrives=True)
+        with self.registry.arriving(header.provider):
+            key = await self._opened(wrapped_key, use)
+            async with self._changing[header.key_id]:
+                kept = self.registry.get(header.key_id)
+                if kept is None:  # else another call was first, and what it keeps may be newer by now
+                    record = _record_of(header, int(self._clock()))
+                    kept = KeptKey(record=record, wrapped_key=wrapped_key, owner=owner)
+                    await self.registry.put(kept)
         return ObjectKey(kept.record, kept.wrapped_key, key)
 
     async def rewrap(
@@ -170,25 +172,28 @@ class ObjectKeys:
         """
         async with self._changing[self.kept(key_id, owner).record.key_id]:
             kept = self.kept(key_id, owner)
-            before, use = kept.header, _use_of(kept.record)
-            name = target or before.provider
-            kind = before.type if name == before.provider else self.known().type_of(name)
-            if name == before.provider and not replace and not compromised:
-                try:
-                    with await self.kinds[kind].rewrap(
-                        name, before.kek_id, before.kek_reference, use
-                    ) as same:
-                        if same.wrapped_key == before.kek_reference:
-                            return None
-                        key = data_keys.unwrap(bytes(same.key), data_keys.parse(kept.wrapped_key))
-                        return await self._replaced(kept, kind, name, same, bytearray(key))
-                except Refusal as refusal:
-                    if refusal.code != "primary_key_compromised":
-                        raise
-                    compromised = True
-            opened = await self._opened(kept.wrapped_key, use)
-            with await self.kinds[kind].create(name, use) as new:
-                return await self._replaced(kept, kind, name, new, opened, deep_recrypt=compromised)
+            with self.registry.arriving(target or kept.header.provider):
+                return await self._rewrapped(kept, target or kept.header.provider, replace, compromised)
+
+    async def _rewrapped(
+        self, kept: KeptKey, name: str, replace: bool, compromised: bool
+    ) -> KeyRecord | None:
+        before, use = kept.header, _use_of(kept.record)
+        kind = before.type if name == before.provider else self.known().type_of(name)
+        if name == before.provider and not replace and not compromised:
+            try:
+                with await self.kinds[kind].rewrap(name, before.kek_id, before.kek_reference, use) as same:
+                    if same.wrapped_key == before.kek_reference:
+                        return None
+                    key = data_keys.unwrap(bytes(same.key), data_keys.parse(kept.wrapped_key))
+                    return await self._replaced(kept, kind, name, same, bytearray(key))
+            except Refusal as refusal:
+                if refusal.code != "primary_key_compromised":
+                    raise
+                compromised = True
+        opened = await self._opened(kept.wrapped_key, use)
+        with await self.kinds[kind].create(name, use) as new:
+            return await self._replaced(kept, kind, name, new, opened, deep_recrypt=compromised)
 
     async def forget(self, key_id: str, owner: int = ROOT) -> KeyRecord:
         """Forget a key: what it encrypts cannot be read any more, unless its wrapped data key is elsewhere.

@@ -7,19 +7,20 @@ from collections.abc import Mapping
 
 from trusted_infrastructure.config.documents import PcrPolicy
 from trusted_infrastructure.host.tpm_worker import Tpm
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm.policy import SignedPcrPolicy, policy_key_name
 
 _NAMED = 8  # policies that a refusal describes; what an operator reads
 
 
-def fitting_policy(tpm: Tpm, policies: Mapping[str, PcrPolicy], public_key: str) -> SignedPcrPolicy:
-    """The first policy that `public_key` signed and whose values the PCRs have now.
+def fitting_policy(
+    tpm: Tpm, policies: Mapping[str, PcrPolicy], public_key: str, reference: bytes
+) -> SignedPcrPolicy:
+    """The first policy that `public_key` signed for `reference` and whose values the PCRs have now.
 
     policies: document id -> policy. public_key: PEM; a policy of another key is not looked at. Raises Refusal
-    (409): pcr_policy_missing (none of this key), pcr_policy_invalid (none that is what its key signed),
-    pcr_policy_mismatch (says which PCRs differ from which policy); Unavailable: the TPM's.
+    (409): pcr_policy_missing (none of this key), pcr_policy_invalid (none that its key signed for this
+    reference), pcr_policy_mismatch (says which PCRs differ from which policy); Unavailable: the TPM's.
     """
     key_name = policy_key_name(public_key)
     own = {name: policy for name, policy in policies.items() if _name(policy.public_key) == key_name}
@@ -33,7 +34,7 @@ def fitting_policy(tpm: Tpm, policies: Mapping[str, PcrPolicy], public_key: str)
     invalid, differing = [], []
     for name, policy in sorted(own.items()):
         try:
-            signed = signed_policy(policy)
+            signed = signed_policy(policy, reference)
             differences = _differences(tpm, signed)
         except InvalidField as refusal:
             invalid.append(f"policy {name!r}: {refusal.message}")
@@ -47,16 +48,18 @@ def fitting_policy(tpm: Tpm, policies: Mapping[str, PcrPolicy], public_key: str)
     raise _refused("pcr_policy_mismatch", "; ".join([message, *invalid[:_NAMED]]))
 
 
-def signed_policy(policy: PcrPolicy) -> SignedPcrPolicy:
+def signed_policy(policy: PcrPolicy, reference: bytes) -> SignedPcrPolicy:
     """The policy in a document. Raises InvalidField: values that no PCR has, or a signature that is not its
-    key's."""
+    key's for this reference."""
     try:
         values = {int(number): bytes.fromhex(value) for number, value in policy.pcrs.items()}
     except ValueError:
         raise InvalidField("pcrs", "has a value that is no hex") from None
-    signed = SignedPcrPolicy(policy.bank, values, policy.public_key, policy.signature, PCR_POLICY_REFERENCE)
+    signed = SignedPcrPolicy(policy.bank, values, policy.public_key, policy.signature, reference)
     if not signed.is_signed():
-        raise InvalidField("signature", "is not its key's over these values", "pcr_policy_invalid")
+        raise InvalidField(
+            "signature", "is not its key's over these values for this cluster", "pcr_policy_invalid"
+        )
     return signed
 
 

@@ -26,7 +26,7 @@ from trusted_infrastructure.config.documents import PcrPolicy
 from trusted_infrastructure.host.pcr_policies import fitting_policy
 from trusted_infrastructure.host.tpm_values import SealedData, StorageKeyType
 from trusted_infrastructure.host.tpm_worker import Tpm
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE, length_prefixed
+from trusted_infrastructure.messages import length_prefixed
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.state_files import read_state, write_state
 from trusted_infrastructure.tpm.policy import policy_authorize_digest, policy_key_name
@@ -43,7 +43,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What is known of a provider without its keys.
 
     key_id: of the current key. check_values: key id -> check value, the current key first. policy_public_key:
-    PEM of the key that signs PCR policies.
+    PEM of the key that signs PCR policies. policy_reference: of those for this host's cluster; None in a file
+    of an earlier release, whose reference was the same for every cluster.
     """
 
     provider: str
@@ -51,13 +52,17 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     check_values: dict[str, str]
     tpm_required: bool
     policy_public_key: str | None
+    policy_reference: bytes | None = None
 
     def authenticated(self, host: str) -> bytes:
         """The additional data of the encryption: everything here, and the host."""
         required = "required" if self.tpm_required else ""
         texts = [host, self.provider, self.key_id, required, self.policy_public_key or ""]
-        texts += [text for key_and_value in self.check_values.items() for text in key_and_value]
-        return length_prefixed([LABEL, *(text.encode() for text in texts)])
+        keys = [text for key_and_value in self.check_values.items() for text in key_and_value]
+        reference = self.policy_reference or b""
+        return length_prefixed(
+            [LABEL, *(text.encode() for text in texts), reference, *(text.encode() for text in keys)]
+        )
 
 
 class SealedProvider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,19 +89,19 @@ Keys = dict[str, bytearray]
 def seal(
     tpm: Tpm, host: str, described: Described, keys: Mapping[str, bytearray], now: int
 ) -> SealedProvider:
-    """Seal the keys of a provider. Raises Refusal `pcr_policy_missing`: it came without a policy key;
-    Unavailable: the TPM's."""
-    public_key = described.policy_public_key
-    if public_key is None:
+    """Seal the keys of a provider. Raises Refusal `pcr_policy_missing`: it came without a policy key or
+    its reference; Unavailable: the TPM's."""
+    public_key, reference = described.policy_public_key, described.policy_reference
+    if public_key is None or reference is None:
         raise Refusal(
             "pcr_policy_missing",
-            f"native provider {described.provider!r} came without a key for PCR policies, so nothing can be "
-            "sealed for one",
+            f"native provider {described.provider!r} came without a key for the cluster's PCR policies, so "
+            "nothing can be sealed for one",
             "give the cluster a PCR policy",
             status=409,
         )
     key = secrets.token_bytes(KEY_BYTES)
-    sealed = tpm.seal(key, policy_authorize_digest(policy_key_name(public_key), PCR_POLICY_REFERENCE))
+    sealed = tpm.seal(key, policy_authorize_digest(policy_key_name(public_key), reference))
     plaintext = b"".join(keys[key_id] for key_id in described.check_values)
     return SealedProvider(
         described=described,
@@ -113,12 +118,14 @@ def unseal(tpm: Tpm, host: str, sealed: SealedProvider, policies: Mapping[str, P
     """The keys. policies: document id -> policy.
 
     Raises Refusal: pcr_policy_missing, pcr_policy_invalid, pcr_policy_mismatch (see `fitting_policy`),
-    sealed_data_foreign, sealed_data_invalid; Unavailable: the TPM's.
+    sealed_data_foreign, sealed_data_invalid, sealed_data_outdated; Unavailable: the TPM's.
     """
     described = sealed.described
     if described.policy_public_key is None:
         raise invalid(described.provider)
-    policy = fitting_policy(tpm, policies, described.policy_public_key)
+    if described.policy_reference is None:
+        raise outdated(described.provider)
+    policy = fitting_policy(tpm, policies, described.policy_public_key, described.policy_reference)
     try:
         key = tpm.unseal(sealed.sealed_data, policy)
         plaintext = AESGCM(key).decrypt(_NONCE, sealed.ciphertext, described.authenticated(host))
@@ -144,6 +151,17 @@ def invalid(provider: str) -> Refusal:
     return Refusal(
         "sealed_data_invalid",
         f"the stored keys of provider {provider!r} are not what was sealed: the file was changed",
+        "let the workload manager push the provider again",
+        status=409,
+    )
+
+
+def outdated(provider: str) -> Refusal:
+    """The refusal of a file of an earlier release."""
+    return Refusal(
+        "sealed_data_outdated",
+        f"the stored keys of provider {provider!r} were sealed by an earlier release, for PCR policies of "
+        "every cluster; they are not opened under these",
         "let the workload manager push the provider again",
         status=409,
     )

@@ -11,7 +11,7 @@ import httpx
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.messages import Message, decode
 from trusted_infrastructure.refusal import InvalidField, Unavailable
-from trusted_infrastructure.transport import answer_of, async_public_client, unreachable
+from trusted_infrastructure.transport import answer_of, public_client, unreachable
 
 TIMEOUT = 10.0
 Answer = TypeVar("Answer")
@@ -25,7 +25,7 @@ class ServiceClient:
     """
 
     def __init__(self, client_for: Callable[[str], httpx.AsyncClient] | None = None) -> None:
-        self._client_for = client_for or (lambda anchor: async_public_client(anchor, timeout=TIMEOUT))
+        self._client_for = client_for or (lambda anchor: public_client(anchor, timeout=TIMEOUT))
         self._anchor = ""
         self._client: httpx.AsyncClient | None = None
 

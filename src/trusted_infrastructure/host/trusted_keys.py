@@ -3,26 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
-
 from trusted_infrastructure.host.key_encryption_keys import (
     KeyEncryptionKey,
     ObjectOfKey,
     PrimaryKeys,
     made_and_got_again,
 )
-from trusted_infrastructure.host.keys import Keys
+from trusted_infrastructure.host.keys import Counts, Keys
 from trusted_infrastructure.host.native_keys import parsed_reference
 from trusted_infrastructure.messages import PrimaryKeyIds
 from trusted_infrastructure.refusal import Refusal
-
-
-class Counts(Protocol):
-    """How many wrapped keys this host keeps."""
-
-    def __call__(self, provider: str) -> Mapping[str, int]:
-        """By primary key id."""
 
 
 class TrustedKeys:
@@ -39,7 +29,7 @@ class TrustedKeys:
     async def get(self, provider: str, kek_id: str, reference: bytes, use: ObjectOfKey) -> KeyEncryptionKey:
         """The KEK in `reference`. Raises as `Keys.unwrap`."""
         parsed_reference(provider, kek_id, reference)
-        return await self._keys.unwrap(provider, reference)
+        return await self._keys.unwrap(provider, reference, keep=use.arrives)
 
     async def rewrap(
         self, provider: str, kek_id: str, reference: bytes, use: ObjectOfKey
@@ -50,14 +40,14 @@ class TrustedKeys:
 
     async def primary_keys(self, provider: str) -> PrimaryKeys:
         """What the services say, on a usage report. Raises Refusal or Unavailable when none says anything."""
-        answers, faults = await self._keys.report_usage(provider, self._counts(provider))
+        answers, faults = await self._keys.report_usage(provider, self._counts)
         if not answers:
             raise faults[0]
         return merged(answers)
 
     async def report(self, provider: str) -> list[Refusal]:
         """Tell all services how many keys are kept; why some were not told. Raises Refusal, Unavailable."""
-        _answers, faults = await self._keys.report_usage(provider, self._counts(provider))
+        _answers, faults = await self._keys.report_usage(provider, self._counts)
         return faults
 
     async def check(self, provider: str, use: ObjectOfKey) -> bool:

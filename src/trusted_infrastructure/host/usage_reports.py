@@ -21,6 +21,8 @@ FIRST = (5.0, 60.0)
 DEBOUNCE = 2.0
 RETRY = (5.0, 300.0)
 ALL_AGAIN = 3600.0
+# What is said of a provider that this host has nothing to do with any more.
+GONE = frozenset({"provider_unknown", "provider_denied"})
 
 log = structlog.get_logger("trusted_infrastructure.host")
 
@@ -40,40 +42,53 @@ class UsageReports:
         self._providers = providers
         self._counts = counts
         self._dice = dice
-        self._told: dict[str, Mapping[str, int]] = {}
+        # By provider; None where it is to be told again.
+        self._told: dict[str, Mapping[str, int] | None] = {}
         self._news: asyncio.Event | None = None
+        self._complete = True
 
     def changed(self) -> None:
         """Something in the registry is different."""
         if self._news is not None:
             self._news.set()
 
+    def again(self) -> None:
+        """Report all again: services may have lost, or counted twice, what they were told."""
+        self._told = dict.fromkeys(self._told)
+        self.changed()
+
+    def attested(self) -> None:
+        """This host has a new token: what was not told for want of one can be told."""
+        if not self._complete:
+            self.changed()
+
     async def run(self) -> None:
         """Report until cancelled."""
         now = asyncio.get_running_loop().time
         news = self._news = asyncio.Event()
         least, most = FIRST
-        await asyncio.sleep(least + (most - least) * self._dice())
+        wait = least + (most - least) * self._dice()
         pause, all_again = RETRY[0], now() + ALL_AGAIN
         while True:
-            news.clear()
-            if await self.tell():
-                pause = RETRY[0]
-                wait = all_again - now()
-            else:
-                wait, pause = pause, min(2 * pause, RETRY[1])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(wait, DEBOUNCE)):
                     await news.wait()
+                    pause = RETRY[0]  # what failed for long is no reason to be late with this
             await asyncio.sleep(DEBOUNCE)
             if now() >= all_again:
-                self._told.clear()
+                self.again()
                 all_again = now() + ALL_AGAIN
+            news.clear()
+            self._complete = await self.tell()
+            if self._complete:
+                wait, pause = all_again - now(), RETRY[0]
+            else:
+                wait, pause = pause, min(2 * pause, RETRY[1])
 
     async def tell(self) -> bool:
         """Report what is not reported yet; whether every service has been told."""
-        complete = True
-        for provider in sorted({*self._told, *self._names()}):
+        complete, names = True, self._names()
+        for provider in sorted({*self._told, *(names or ())}):
             counts: Mapping[str, int] = {}
             try:
                 counts = dict(self._counts(provider))
@@ -82,15 +97,18 @@ class UsageReports:
                 faults = await self._report(provider)
             except Refusal as refusal:
                 faults = [refusal]
-            if faults:
+            gone = names is not None and provider not in names
+            if faults and gone and all(one.code in GONE for one in faults):
+                del self._told[provider]  # removed, and nothing is kept of it
+            elif faults:
                 complete = False
                 log.info("usage_not_reported", provider=provider, code=faults[0].code)
             else:
                 self._told[provider] = counts
         return complete
 
-    def _names(self) -> Iterable[str]:
+    def _names(self) -> set[str] | None:
         try:
-            return self._providers()
+            return set(self._providers())
         except Refusal:  # no configuration yet
-            return ()
+            return None

@@ -56,6 +56,7 @@ ALL = "*"
 # A host keeps keys under the primary key of now, and under a few earlier ones.
 MAX_REPORTED = 64
 MAX_COUNT = 2**31
+MAX_KNOWN = 2**63
 _ATTEST_AGAIN = "Attest again."
 
 VerifyToken = Callable[[str, Mapping[str, PublicKey], str, int, Mapping[str, Collection[str]]], TokenClaims]
@@ -101,7 +102,8 @@ class Authorization:
     """A request for a key that passed every step.
 
     wrapped: set for unwrapping and rewrapping. wraps: a key is to be wrapped, under the provider's primary
-    key. max_age: seconds for which a primary key serves that no server confirms.
+    key. keeps: the host keeps from now on what it did not keep before. max_age: seconds for which a primary
+    key serves that no server confirms.
     """
 
     claims: TokenClaims
@@ -111,6 +113,7 @@ class Authorization:
     hpke_public_key: bytes
     wrapped: wrapping.WrappedKey | None
     wraps: bool
+    keeps: bool
     max_age: int
 
     @property
@@ -122,11 +125,12 @@ class Authorization:
 @dataclass(frozen=True)
 class ReportAuthorization:
     """A usage report that passed steps 1 to 8. keys: primary key id -> how many wrapped keys the host
-    keeps."""
+    keeps. known: see `KeyUsageReport`."""
 
     claims: TokenClaims
     provider: KeyProvider
     keys: Mapping[str, int]
+    known: int
 
 
 def enabled_cluster(snapshot: Snapshot) -> TrustAuthorityCluster:
@@ -181,6 +185,7 @@ def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, no
         message.hpke_public_key,
         wrapped,
         wraps,
+        wraps or (isinstance(message, UnwrapKeyRequest) and message.keep is True),
         cluster.key_cache_max_age,
     )
 
@@ -198,7 +203,9 @@ def authorize_report(
             raise InvalidField("keys", f"{key_id[:64]!r} is no id of a primary key")
         if not 0 <= count < MAX_COUNT:
             raise InvalidField(f"keys.{key_id}", f"is {count}; expected 0 to {MAX_COUNT - 1}")
-    return ReportAuthorization(claims, provider, message.keys)
+    if not 0 <= message.known < MAX_KNOWN:
+        raise InvalidField("known", f"is {message.known}; expected 0 to {MAX_KNOWN - 1}")
+    return ReportAuthorization(claims, provider, message.keys, message.known)
 
 
 def _admit(

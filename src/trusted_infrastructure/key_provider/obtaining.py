@@ -61,11 +61,7 @@ class Obtaining:
             require_active(wraps)
             # Nothing more is wrapped under a key that the provider was rotated from a moment ago.
             if self._keys.wrapping_key_id(provider) != wraps.key_id:
-                raise Unavailable(
-                    "primary_key_unavailable",
-                    f"the primary key of provider {provider!r} is being changed",
-                    "Ask again.",
-                )
+                raise being_changed(provider)
         return KeysAtHand(opens, wraps)
 
     async def _key(self, provider: str, key_id: str, max_age: float) -> PrimaryKey:
@@ -87,6 +83,13 @@ class Obtaining:
             return await loop.run_in_executor(self._threads, self._keys.obtain, provider, key_id, max_age)
         finally:
             del self._under_way[provider, key_id]
+
+
+def being_changed(provider: str) -> Unavailable:
+    """The provider has another primary key than when the request came."""
+    return Unavailable(
+        "primary_key_unavailable", f"the primary key of provider {provider!r} is being changed", "Ask again."
+    )
 
 
 def _there(key: PrimaryKey | None) -> PrimaryKey:

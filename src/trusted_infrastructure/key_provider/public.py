@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from trusted_infrastructure.audit import AuditLog, AuditQueue, Decision, Detail
+from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.key_provider.accepted_tokens import AcceptedTokens
 from trusted_infrastructure.key_provider.authorization import (
     Action,
@@ -30,7 +31,7 @@ from trusted_infrastructure.key_provider.authorization import (
     authorize_report,
 )
 from trusted_infrastructure.key_provider.host_state import HostState
-from trusted_infrastructure.key_provider.obtaining import KeysAtHand, Obtaining
+from trusted_infrastructure.key_provider.obtaining import KeysAtHand, Obtaining, being_changed
 from trusted_infrastructure.key_provider.release import (
     ReleasedKey,
     ResponseKey,
@@ -143,9 +144,8 @@ class KeyRoutes:
         keys = await self._obtaining.for_request(course.provider, authorization)
         # Here, and not in a thread: it takes a fraction of a millisecond, and to hand it over takes longer.
         released, key_answer = self._release(key_request, authorization, keys)
-        if not self._note_use(authorization, course.provider, at_once=True):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._note_use, authorization, course.provider)
+        if authorization.keeps and authorization.object_label != KEY_CHECK_LABEL:
+            await self._mark(authorization, course.provider)
         await self._audit.append(self._decision(course, "ok", _described(released, authorization)))
         return _json(key_answer)
 
@@ -156,16 +156,18 @@ class KeyRoutes:
         self._limit.take(claims.ek_digest)
         previous = report.provider.previous_keys
 
-        def keep() -> None:
-            self._usage.report(Holder(claims.scope, claims.sub), course.provider, report.keys)
+        def keep() -> int:
+            holder = Holder(claims.scope, claims.sub)
+            return self._usage.report(holder, course.provider, report.keys, report.known)
 
-        await asyncio.get_running_loop().run_in_executor(self._threads, keep)
+        known = await asyncio.get_running_loop().run_in_executor(self._threads, keep)
         await self._audit.append(self._decision(course, "ok", {"keys": sum(report.keys.values())}))
         return JSONAnswer(
             PrimaryKeyIds(
                 primary_key_id=report.provider.master_key_id,
                 previous=[key.master_key_id for key in previous],
                 compromised=[key.master_key_id for key in previous if key.compromised],
+                known=known,
             )
         )
 
@@ -213,21 +215,20 @@ class KeyRoutes:
             released, authorization, key_request.body, self._service_id, self._response_key
         )
 
-    def _note_use(self, authorization: Authorization, provider: str, at_once: bool = False) -> bool:
-        """Note what the host keeps. at_once: only where that does not wait for the disk; says if it was."""
-        if authorization.object_label == KEY_CHECK_LABEL:
-            return True
+    async def _mark(self, authorization: Authorization, provider: str) -> None:
+        """Note durably that the host keeps one more key. Raises Unavailable `state_unusable`,
+        `primary_key_unavailable`."""
         claims, current = authorization.claims, authorization.provider.master_key_id
-        holder, opened_with = Holder(claims.scope, claims.sub), authorization.opened_with
-        waits = authorization.wraps or opened_with != current
-        if at_once and waits:
-            return False
+        # What was wrapped before the host will not keep; until then its own report says that it does.
+        key_id = current if authorization.wraps else authorization.opened_with or current
+        loop, holder = asyncio.get_running_loop(), Holder(claims.scope, claims.sub)
+        await loop.run_in_executor(self._threads, self._usage.kept, holder, provider, key_id)
         if authorization.wraps:
-            # What was wrapped before the host will not keep; until then its own report says that it does.
-            self._usage.made(holder, provider, current)
-        elif opened_with is not None:
-            self._usage.opened(holder, provider, opened_with, previous=opened_with != current)
-        return True
+            # All hosts have heard of a rotation before it is counted what is left under the key before. So
+            # this mark is counted, or else no key leaves.
+            now = self._state.snapshot().get("key_provider", provider, KeyProvider)
+            if now is None or now.master_key_id != key_id:
+                raise being_changed(provider)
 
     def _decision(self, course: _Course, code: str, detail: dict[str, Detail]) -> Decision:
         claims = course.claims

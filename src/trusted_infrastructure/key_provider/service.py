@@ -238,7 +238,6 @@ def run(settings_path: Path) -> None:
             parts.state.watch_configuration,
             parts.state.watch_key_servers,
             parts.state.watch_peers,
-            parts.usage.watch,
             *parts.oversight.background,
         ]
         apps = {public_socket: parts.public, management_socket: parts.management}

@@ -4,17 +4,20 @@
 Not configuration, and not replicated: the manager puts together what all hosts of its cluster know. Two kinds
 of knowledge, of each host and provider:
 
-- the last *report* of the host: how many keys it keeps under each primary key. It is complete, so it takes
-  the place of all that was known before.
-- *marks* since then: a key was wrapped for the host, so it keeps one (durable before the key leaves); or the
-  host had one opened.
+- the last *report* of the host: how many keys it keeps under each primary key. It is complete.
+- *marks*: how many keys were wrapped for the host that no report covers yet. A mark is durable before the key
+  leaves.
+
+A report may have been counted before a key arrived that was wrapped before the report came here. So marks
+have numbers, and a report says up to which number it knows all that became of the keys: what is above stays.
+The answer to a report has the newest number; a host that was not as far waits for the keys that are on their
+way to it, counts again, and reports again. No clock decides anything.
 
 SQLite in the state directory (WAL, synchronous FULL), so that several processes may share it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import threading
@@ -24,37 +27,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from trusted_infrastructure.refusal import Unavailable
 
-log = structlog.get_logger("trusted_infrastructure.key_provider")
-
-# Seconds between two times at which what is not durable yet is written.
-FLUSH = 2.0
-# Seconds for which it is not noted again that a host opened a key under the primary key of now. What a host
-# opens it has reported, or was marked for; this is for keys that came with an object from elsewhere.
-CURRENT_AGAIN = 3600.0
-# The same for an earlier primary key, which may soon be given up.
-PREVIOUS_AGAIN = 5.0
-
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     scope TEXT NOT NULL, host TEXT NOT NULL, provider TEXT NOT NULL, reported REAL NOT NULL,
-    keys TEXT NOT NULL, PRIMARY KEY (scope, host, provider)
+    keys TEXT NOT NULL, known INTEGER NOT NULL, PRIMARY KEY (scope, host, provider)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (
     scope TEXT NOT NULL, host TEXT NOT NULL, provider TEXT NOT NULL, primary_key_id TEXT NOT NULL,
-    marked REAL NOT NULL, PRIMARY KEY (scope, host, provider, primary_key_id)
+    wrapped INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (scope, host, provider, primary_key_id)
 ) WITHOUT ROWID;
-PRAGMA user_version = 1;
 """
-# A mark is later than the report before it, also where the clock was set back in between.
+# The first form counted no marks: what it has stays, as one key each, until the next report.
+_FROM_1 = """
+ALTER TABLE reports ADD COLUMN known INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE marks RENAME COLUMN marked TO wrapped;
+UPDATE marks SET wrapped = 1;
+ALTER TABLE marks ADD COLUMN number INTEGER NOT NULL DEFAULT 1;
+"""
+_KNOWN = "SELECT max(known) FROM reports WHERE scope = ? AND host = ? AND provider = ?"
+_NEWEST = "SELECT max(number) FROM marks WHERE scope = ? AND host = ? AND provider = ?"
 _MARK = """
-INSERT INTO marks VALUES (?1, ?2, ?3, ?4, max(?5, coalesce(
-    (SELECT reported + 0.001 FROM reports WHERE scope = ?1 AND host = ?2 AND provider = ?3), 0)))
-ON CONFLICT DO UPDATE SET marked = max(marked, excluded.marked)
+INSERT INTO marks VALUES (?, ?, ?, ?, 1, ?)
+ON CONFLICT DO UPDATE SET wrapped = wrapped + 1, number = excluded.number
 """
+_COVERED = "DELETE FROM marks WHERE scope = ? AND host = ? AND provider = ? AND number <= ?"
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ class Holder:
 
 
 class HostUsage(msgspec.Struct, frozen=True):
-    """What is known of one host and provider. Times: Unix seconds.
+    """What is known of one host and provider.
 
-    reported: of the last report, None without one; keys: what it said. marks: primary key id -> when a key
-    under it was last wrapped or opened for the host; those since the report alone.
+    reported: Unix seconds of the last report, None without one; keys: what it said. marks: primary key id ->
+    how many keys were wrapped under it for the host that the report may not have.
     """
 
     scope: str
     host: str
     reported: float | None
     keys: dict[str, int]
-    marks: dict[str, float]
+    marks: dict[str, int]
 
 
 class Usage:
@@ -86,73 +86,62 @@ class Usage:
         """Open or create the database (0600). clock: Unix seconds. Raises Unavailable `state_unusable`."""
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()  # of what is in memory: never held while the disk works
         self._writing = threading.Lock()
-        # When it was last noted that a host keeps something: (scope, host, provider) -> primary key id ->
-        # time.
-        self._noted: dict[tuple[str, str, str], dict[str, float]] = {}
-        self._pending: dict[tuple[str, str, str, str], float] = {}
         with self._errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-            if self._database.execute("PRAGMA user_version").fetchone()[0] > 1:
-                raise self._unusable("was written by a later release")
-            self._database.executescript(_SCHEMA)
-            self._learn()
-
-    def made(self, holder: Holder, provider: str, primary_key_id: str) -> None:
-        """A key was wrapped for the host. Durable on return. Raises Unavailable `state_unusable`."""
-        mark = (holder.scope, holder.host, provider, primary_key_id)
         with self._transaction():
-            self._database.execute(_MARK, (*mark, self._clock()))
-        self._note(mark)
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise self._unusable("was written by a later release")
+            for statement in (_FROM_1 if version == 1 else _SCHEMA).split(";"):
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
 
-    def opened(self, holder: Holder, provider: str, primary_key_id: str, previous: bool) -> None:
-        """A key was opened for the host. previous: under an earlier primary key: durable on return, else it
-        is with the next `flush`. Raises Unavailable `state_unusable`."""
-        mark, now = (holder.scope, holder.host, provider, primary_key_id), self._clock()
-        noted = self._noted.get(mark[:3], {}).get(primary_key_id)
-        if noted is not None and abs(now - noted) < (PREVIOUS_AGAIN if previous else CURRENT_AGAIN):
-            return
-        if previous:
-            self.made(holder, provider, primary_key_id)
-            return
-        with self._lock:
-            self._pending[mark] = now
-        self._note(mark)
-
-    def report(self, holder: Holder, provider: str, keys: Mapping[str, int]) -> None:
-        """Take a host's report in the place of all that was known of it. Durable on return.
+    def kept(self, holder: Holder, provider: str, primary_key_id: str) -> None:
+        """The host is about to get a key under this primary key that it keeps. Durable on return.
 
         Raises Unavailable `state_unusable`."""
-        of_host, now = (holder.scope, holder.host, provider), self._clock()
+        of_host = (holder.scope, holder.host, provider)
+        with self._transaction():
+            number = 1 + max(self._number(_KNOWN, of_host), self._number(_NEWEST, of_host))
+            self._database.execute(_MARK, (*of_host, primary_key_id, number))
+
+    def report(self, holder: Holder, provider: str, keys: Mapping[str, int], known: int) -> int:
+        """Take a host's report; durable on return. Answers the number of the newest mark. A report that was
+        counted before one that is here already is not taken.
+
+        known: up to this number, keys that were marked have arrived at the host, or never will.
+        Raises Unavailable `state_unusable`."""
+        of_host = (holder.scope, holder.host, provider)
         kept = {key_id: count for key_id, count in keys.items() if count}
         with self._transaction():
-            self._database.execute("DELETE FROM marks WHERE scope = ? AND host = ? AND provider = ?", of_host)
-            self._database.execute(
-                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?)",
-                (*of_host, now, msgspec.json.encode(kept).decode()),
-            )
-        with self._lock:
-            for mark in [mark for mark in self._pending if mark[:3] == of_host]:
-                del self._pending[mark]
-            self._noted[of_host] = dict.fromkeys(kept, now)
+            before = self._number(_KNOWN, of_host)
+            newest = max(before, self._number(_NEWEST, of_host))
+            if known > newest:  # a number of a database that is gone
+                known = 0
+            if known >= before:
+                self._database.execute(_COVERED, (*of_host, known))
+                self._database.execute(
+                    "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?)",
+                    (*of_host, self._clock(), msgspec.json.encode(kept).decode(), known),
+                )
+        return newest
 
     def of(self, provider: str) -> list[HostUsage]:
         """What is known of all hosts that keep, or kept, keys of a provider. Raises Unavailable."""
-        self.flush()
         with self._transaction():
             reports = self._database.execute(
                 "SELECT scope, host, reported, keys FROM reports WHERE provider = ?", (provider,)
             ).fetchall()
             marks = self._database.execute(
-                "SELECT scope, host, primary_key_id, marked FROM marks WHERE provider = ?", (provider,)
+                "SELECT scope, host, primary_key_id, wrapped FROM marks WHERE provider = ?", (provider,)
             ).fetchall()
-        marked: dict[tuple[str, str], dict[str, float]] = {}
-        for scope, host, key_id, time in marks:
-            marked.setdefault((scope, host), {})[key_id] = time
+        marked: dict[tuple[str, str], dict[str, int]] = {}
+        for scope, host, key_id, wrapped in marks:
+            marked.setdefault((scope, host), {})[key_id] = int(wrapped)
         found = {
             (scope, host): HostUsage(
                 scope,
@@ -163,64 +152,15 @@ class Usage:
             )
             for scope, host, reported, keys in reports
         }
-        found |= {key: HostUsage(*key, None, {}, times) for key, times in marked.items()}
+        found |= {key: HostUsage(*key, None, {}, wrapped) for key, wrapped in marked.items()}
         return [found[key] for key in sorted(found)]
 
-    def flush(self) -> None:
-        """Write what is not written yet, and learn what other processes wrote. Raises Unavailable
-        `state_unusable`; it is kept then."""
-        self._write_pending()
-        with self._writing, self._errors():
-            if self._database.execute("PRAGMA data_version").fetchone()[0] != self._version:
-                self._learn()
-
-    async def watch(self) -> None:
-        """Endless: `flush` every few seconds."""
-        while True:
-            await asyncio.sleep(FLUSH)
-            try:
-                await asyncio.to_thread(self.flush)
-            except Unavailable as refusal:
-                log.error("usage_not_written", reason=refusal.message)
-
     def close(self) -> None:
-        """Write what is not written yet, and close."""
-        try:
-            self._write_pending()
-        finally:
-            self._database.close()
+        """Close the database."""
+        self._database.close()
 
-    def _write_pending(self) -> None:
-        with self._lock:
-            taken, self._pending = self._pending, {}
-        if taken:
-            try:
-                with self._transaction():
-                    self._database.executemany(_MARK, [(*mark, time) for mark, time in taken.items()])
-            except Unavailable:
-                with self._lock:
-                    self._pending = taken | self._pending
-                raise
-
-    def _learn(self) -> None:
-        """Know what the database has, and nothing else but what waits to be written."""
-        self._version: int = self._database.execute("PRAGMA data_version").fetchone()[0]
-        noted: dict[tuple[str, str, str], dict[str, float]] = {}
-        for scope, host, provider, key_id, marked in self._database.execute("SELECT * FROM marks"):
-            noted.setdefault((scope, host, provider), {})[key_id] = marked
-        query = "SELECT scope, host, provider, reported, keys FROM reports"
-        for scope, host, provider, reported, keys in self._database.execute(query):
-            known = noted.setdefault((scope, host, provider), {})
-            for key_id in msgspec.json.decode(keys, type=dict[str, int]):
-                known[key_id] = max(reported, known.get(key_id, 0.0))
-        with self._lock:
-            for (scope, host, provider, key_id), time in self._pending.items():
-                noted.setdefault((scope, host, provider), {})[key_id] = time
-            self._noted = noted
-
-    def _note(self, mark: tuple[str, str, str, str]) -> None:
-        with self._lock:
-            self._noted.setdefault(mark[:3], {})[mark[3]] = self._clock()
+    def _number(self, query: str, of_host: tuple[str, str, str]) -> int:
+        return int(self._database.execute(query, of_host).fetchone()[0] or 0)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -49,13 +49,15 @@ class ServedKey:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """How a key server does: None where it is not known who trusts whom. certificate_end: of the server's."""
+    """How a key server does: None where it is not known who trusts whom. certificate_end: of the server's.
+    vendor: who made it, in its own words; "" where it does not say."""
 
     name: str
     problem: str = ""
     client_trust_server: bool | None = None
     server_trust_client: bool | None = None
     certificate_end: datetime.datetime | None = None
+    vendor: str = ""
 
 
 class KeyServerGroup:
@@ -114,13 +116,6 @@ class KeyServerGroup:
     def attributes(self, key_id: str, vendor: Sequence[str] = ()) -> KeyAttributes:
         """State, kind and vendor attributes of a key. Raises Refusal as `get` does, but for its state."""
         return self._first(lambda member: member.visit(lambda session: session.attributes(key_id, vendor)))
-
-    def put_to_use(self, key_id: str, use: Mapping[str, str]) -> str:
-        """Set the vendor attributes of the object that a key is used for; what was in the way of it, or "".
-
-        Raises Refusal as `get` does.
-        """
-        return self._first(lambda member: member.visit(lambda session: _put_to_use(session, key_id, use)))
 
     def check(self, kept: Collection[str] = ()) -> list[ServerStatus]:
         """Ask every server, all at once, who trusts whom; destroy keys that were made for nothing.
@@ -207,12 +202,13 @@ class KeyServerGroup:
             if name in self._withheld:
                 raise _withheld(member.server)
             # A new connection: an idle one would not show that the certificate is another one by now.
-            der = member.visit(lambda session: session.peer_certificate, fresh=True)
+            der, vendor = member.visit(_introduced, fresh=True)
         except KeyServerFailure as failure:
             return ServerStatus(name, failure.cause, failure.client_trust_server, failure.server_trust_client)
         except KeyServerRefusal as refusal:
             return ServerStatus(name, refusal.message, True, refusal.server_trust_client)
-        return ServerStatus(name, "", True, True, x509.load_der_x509_certificate(der).not_valid_after_utc)
+        end = x509.load_der_x509_certificate(der).not_valid_after_utc
+        return ServerStatus(name, "", True, True, end, vendor)
 
     def _destroy_orphans(self, member: KeyServerPool, kept: Collection[str]) -> None:
         with self._lock:
@@ -239,6 +235,12 @@ def _served(
     if use:
         problem = "the key is deactivated" if state == DEACTIVATED else _put_to_use(session, key_id, use)
     return ServedKey(key_id, member.server.name, state, material.material, problem)
+
+
+def _introduced(session: Session) -> tuple[bytes, str]:
+    """The server's certificate (DER), and who made it. Asking also shows whether it knows us: a handshake in
+    TLS 1.3 is over before the server has judged the client's certificate."""
+    return session.peer_certificate, session.vendor()
 
 
 def _deactivated(server: KeyServer, key_id: str) -> Refusal:

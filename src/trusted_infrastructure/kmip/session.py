@@ -6,7 +6,7 @@ host name, believes any length that a server announces, and logs whole messages 
 open and verified connection, an empty configuration and a transport that bounds and never logs, and what it
 answers is taken apart at once into the types below. An answer about another object than the one that was
 asked about is no answer. Sources: KMIP 1.1-1.4 Specification, sections 3 (attributes; 3.36 custom attributes,
-whose names begin with "x-"), 4.11 (Get), 4.12 (Get Attributes), 4.26 (Discover Versions).
+whose names begin with "x-"), 4.11 (Get), 4.12 (Get Attributes), 4.25 (Query), 4.26 (Discover Versions).
 """
 
 from __future__ import annotations
@@ -151,6 +151,21 @@ class Session:
             payloads.GetRequestPayload(unique_identifier=key_id, key_format_type=enums.KeyFormatType.RAW),
         )
         return self.taken_apart(lambda: _material_of(payload, key_id))
+
+    def vendor(self) -> str:
+        """Who made the server, in its own words (KMIP 4.25, Vendor Identification); "" where it does not say.
+
+        Raises KeyServerFailure, and KeyServerRefusal where it does not know us."""
+        wanted = payloads.QueryRequestPayload([enums.QueryFunction.QUERY_SERVER_INFORMATION])
+        try:
+            payload = self.call(enums.Operation.QUERY, wanted)
+        except KeyServerRefusal as refusal:
+            if not refusal.server_trust_client:
+                raise
+            return ""
+        return self.taken_apart(
+            lambda: "" if payload is None else _plain(payload.vendor_identification or "")
+        )
 
     def close(self) -> None:
         """Close the connection."""

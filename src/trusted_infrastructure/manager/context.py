@@ -14,6 +14,7 @@ from trusted_infrastructure.manager.authorization import ROOT, Rights, visible_c
 from trusted_infrastructure.manager.database import Database
 from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.inventory import Cluster, Host, all_clusters, all_hosts
+from trusted_infrastructure.manager.key_quota import KeyQuota
 from trusted_infrastructure.manager.nodes import Nodes
 from trusted_infrastructure.manager.principal import Principal
 from trusted_infrastructure.manager.replication import Replication
@@ -44,6 +45,7 @@ class Manager:
     principal: Principal | None
     secrets: DatabaseSecrets
     key_servers: KeyServers
+    key_quota: KeyQuota
     table: Table
     push_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 

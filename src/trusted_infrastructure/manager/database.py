@@ -19,7 +19,7 @@ from sqlalchemy import event
 
 from trusted_infrastructure.manager.schema_upgrades import upgrade
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 metadata = sql.MetaData()
 
@@ -106,6 +106,7 @@ standard_keys = sql.Table(
     sql.Column("state", sql.String(32), nullable=False),
     sql.Column("checked", sql.BigInteger, nullable=False),
     sql.Column("request", sql.String(512), nullable=False, index=True),  # of a host that it was made for
+    sql.Column("asked_by", sql.String(255), nullable=False, index=True),  # that host
 )
 
 standard_key_hosts = sql.Table(
@@ -135,6 +136,13 @@ native_provider_keys = sql.Table(
     sql.Column("secret", sql.Text, nullable=False),  # encrypted: database_secrets
     sql.Column("check_value", sql.String(64), nullable=False),
     sql.Column("created", sql.BigInteger, nullable=False),
+)
+
+native_removed_keys = sql.Table(
+    "native_removed_keys",  # previous keys that were removed on purpose: a host that still has one forgets it
+    metadata,
+    sql.Column("provider", sql.String(200), primary_key=True),
+    sql.Column("key_id", sql.String(36), primary_key=True),
 )
 
 native_host_states = sql.Table(

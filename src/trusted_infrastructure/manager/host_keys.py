@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -42,9 +43,12 @@ class Rewrapped:
     failure: NodeError | None = None
 
 
-async def keys_of(manager: Manager, host: Host) -> list[KeyRecord]:
-    """The keys that a host keeps. Raises NodeError."""
-    return (await ask(manager.nodes, host.name, "GET", KEYS, KeyRecords)).keys
+async def keys_of(manager: Manager, host: Host, after: str, limit: int) -> list[KeyRecord]:
+    """The keys that a host keeps, by their ids: those after one, at most `limit`. Raises NodeError."""
+    path = f"{KEYS}?{urlencode({'after': after, 'limit': limit})}"
+    found = (await ask(manager.nodes, host.name, "GET", path, KeyRecords)).keys
+    # Whatever the host says: who reads on with the last one must get on.
+    return sorted((key for key in found if key.key_id > after), key=lambda key: key.key_id)[:limit]
 
 
 async def rewrap(

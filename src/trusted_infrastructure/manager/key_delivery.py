@@ -38,7 +38,7 @@ from trusted_infrastructure.manager.known_keys import Asker, Use
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.vapi.errors import VapiError
 from trusted_infrastructure.messages import delivery_info
-from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.refusal import STOPPING, Refusal
 
 AGENT = "/agent/manage/v1"
 WAIT = 25  # seconds of a long poll
@@ -46,6 +46,8 @@ WAIT = 25  # seconds of a long poll
 LOOK_AGAIN = 5.0
 # Seconds before a host that did not answer is asked again: they double.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+# And of one whose agent said that it is being stopped, as its Retry-After says: most are back by then.
+RESTART_PAUSE = 5.0
 STALE = "delivery_stale"
 MESSAGE_LIMIT, CODE_LIMIT = 2048, 64
 log = structlog.get_logger("trusted_infrastructure.manager")
@@ -145,6 +147,9 @@ async def serve_host(manager: Manager, name: str) -> None:
                 if reaped(answering) or not asked.requests:
                     pause = 0.0
             except NodeError as error:
+                if error.code == STOPPING:
+                    await asyncio.sleep(RESTART_PAUSE)
+                    continue
                 if not pause:
                     log.warning("key_requests_unanswered", host=name, code=error.code, error=error.text)
                 pause = min(max(FIRST_PAUSE, pause * 2), LONGEST_PAUSE)

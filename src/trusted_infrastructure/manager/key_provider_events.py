@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Encryption events of the Trust Authority side: what became of a trusted key provider, and who did it.
+"""Encryption events of changes of key providers: what became of a trusted or a standard one, and who did it.
 
-They are made of the provider's document before and after, in one place: so no way of changing it is without
-them. A change that not all hosts took is one, too: it is desired.
+They are made of what the provider was before and after, in one place: so no way of changing it is without
+them. A change of a trusted one that not all hosts took is one, too: it is desired. Those of standard ones are
+recorded by standard_provider_changes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trusted_infrastructure.config.documents import KeyProvider, Sealed
 from trusted_infrastructure.manager import crypto_events, desired, events
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.provider_secrets import KIND
+from trusted_infrastructure.manager.standard_providers import StandardProvider
 from trusted_infrastructure.manager.vapi.errors import ResourceInaccessible
 
 SETTINGS = ("servers", "proxy_server", "username", "connection_timeout", "description", "required_userspace")
@@ -23,7 +25,7 @@ SETTINGS = ("servers", "proxy_server", "username", "connection_timeout", "descri
 @dataclass(frozen=True)
 class Done:
     """operation: as in the event. said: what was done, as the end of a sentence. key_id: the primary key that
-    it is about."""
+    it is about; a standard provider has none, ""."""
 
     operation: str
     said: str
@@ -65,14 +67,18 @@ def record(context: Context, provider: str, before: KeyProvider | None) -> None:
         )
 
 
-def differences(before: KeyProvider | None, after: KeyProvider | None) -> list[Done]:
+def differences(
+    before: KeyProvider | StandardProvider | None, after: KeyProvider | StandardProvider | None
+) -> list[Done]:
     """What was done to a provider. Pure."""
     if after is None:
-        return [] if before is None else [Done("delete_provider", "was deleted", before.master_key_id)]
+        return [] if before is None else [Done("delete_provider", "was deleted", primary_key_of(before))]
+    key_id = primary_key_of(after)
     if before is None:
-        return [Done("create_provider", "was created", after.master_key_id)]
-    found = primary_key_steps(before, after)
-    key_id = after.master_key_id
+        return [Done("create_provider", "was created", key_id)]
+    found = []
+    if isinstance(before, KeyProvider) and isinstance(after, KeyProvider):
+        found = primary_key_steps(before, after)
     if after.client_certificate != before.client_certificate:
         found.append(Done("set_client_certificate", "has another client certificate", key_id))
     if after.csr != before.csr and after.csr is not None:
@@ -81,7 +87,7 @@ def differences(before: KeyProvider | None, after: KeyProvider | None) -> list[D
         found.append(Done("set_credential", "has another password for its key servers", key_id))
     if after.trusted_certificates != before.trusted_certificates:
         found.append(Done("trust_server_certificates", "trusts other certificates of key servers", key_id))
-    different = [name for name in SETTINGS if getattr(before, name) != getattr(after, name)]
+    different = [name for name in SETTINGS if getattr(before, name, None) != getattr(after, name, None)]
     if different:
         found.append(Done("update_provider", f"has other settings: {', '.join(different)}", key_id))
     return found
@@ -110,6 +116,11 @@ def primary_key_steps(before: KeyProvider, after: KeyProvider) -> list[Done]:
     return found
 
 
-def digest(secret: Sealed | None) -> str | None:
-    """What tells secrets apart; sealing one for further hosts keeps it."""
-    return None if secret is None else secret.digest
+def primary_key_of(provider: KeyProvider | StandardProvider) -> str:
+    """Id of the primary key; "" for a standard provider."""
+    return provider.master_key_id if isinstance(provider, KeyProvider) else ""
+
+
+def digest(secret: Sealed | str | None) -> str | None:
+    """What tells secrets apart; sealing one for further hosts keeps it, encrypting one again does not."""
+    return secret.digest if isinstance(secret, Sealed) else secret

@@ -5,7 +5,8 @@ X5.
 1. `rotate`: the new key wraps from now on; the old one is kept as a previous key, which opens. One change of
    the provider's document, so that a Trust Authority host has either the one or the other.
 2. The hosts wrap their keys again, by themselves or told by the workload manager, and report what they keep.
-3. `complete`: the previous keys are given up, when nothing is left under them or by force.
+3. `complete`: the previous keys are given up, when nothing is left under them, but for what named hosts keep
+   that are denied, or by force.
 
 `compromise` is another path: whoever has the key knows what it wrapped, so nothing of that is wrapped again.
 Each function's caller holds the cluster's lock.
@@ -14,17 +15,17 @@ Each function's caller holds the cluster's lock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from trusted_infrastructure.config.documents import KeyProvider, PreviousPrimaryKey
-from trusted_infrastructure.manager import key_providers
+from trusted_infrastructure.config.documents import DeniedHost, KeyProvider, PreviousPrimaryKey
+from trusted_infrastructure.manager import authority_documents, key_providers
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.nodes import NodeError, ask
 from trusted_infrastructure.manager.primary_key_usage import HostKeys, UsageAnswer, holders
-from trusted_infrastructure.manager.provider_secrets import provider_path
+from trusted_infrastructure.manager.provider_secrets import KIND, provider_path
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
     LocalizableMessage,
@@ -56,10 +57,18 @@ class CandidateValue(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Use:
     """Use of previous keys. of: by their ids, the hosts that keep keys; unknown: Trust Authority hosts that
-    could not be asked, so that it may be more."""
+    could not be asked, so that it may be more. denied: names of hosts that get no key any more."""
 
     of: Mapping[str, list[HostKeys]]
     unknown: list[NodeError]
+    denied: frozenset[str] = frozenset()
+
+    def without(self, names: Collection[str]) -> Use:
+        """But for what those of these hosts keep that are denied."""
+        gone = self.denied.intersection(names)
+        return replace(
+            self, of={key: [one for one in hosts if one.host not in gone] for key, hosts in self.of.items()}
+        )
 
     def names(self) -> str:
         """The hosts that keep something, for people."""
@@ -85,7 +94,7 @@ async def rotate(context: Context, provider: str, key_id: str) -> None:
     Raises NotFound, NotAllowedInCurrentState while a rotation is under way or when a key server does not have
     the key active, ResourceInaccessible."""
     if check_may_rotate(context, provider, key_id):
-        await replace(context, provider, key_id, compromised=False)
+        await take(context, provider, key_id, compromised=False)
 
 
 def check_may_rotate(context: Context, provider: str, key_id: str) -> bool:
@@ -118,19 +127,21 @@ async def compromise(context: Context, provider: str, key_id: str) -> list[str]:
             "compromised",
         )
     if key_id != before.master_key_id:
-        await replace(context, provider, key_id, compromised=True)
+        await take(context, provider, key_id, compromised=True)
     elif not all(key.compromised for key in before.previous_keys):
 
         def mark(content: KeyProvider) -> KeyProvider:
             return msgspec.structs.replace(content, previous_keys=compromised_keys(content))
 
         await key_providers.change(context, provider, mark)
+    else:
+        await context.manager.replication.remediate(context.cluster)  # hosts that were away the first time
     known = {key.master_key_id for key in before.previous_keys if key.compromised}
     after = key_providers.find(context, provider).previous_keys
     return [key.master_key_id for key in after if key.compromised and key.master_key_id not in known]
 
 
-async def replace(context: Context, provider: str, key_id: str, compromised: bool) -> None:
+async def take(context: Context, provider: str, key_id: str, compromised: bool) -> None:
     """The one change of the document, after the key servers were asked for the new key."""
     before = key_providers.find(context, provider)
     if before.primary_key_check_value is None:
@@ -202,16 +213,27 @@ async def use_of(context: Context, provider: str, content: KeyProvider) -> Use:
     answers = [result for result in results if isinstance(result, UsageAnswer)]
     unknown = [result for result in results if isinstance(result, NodeError)]
     found = {key.master_key_id: holders(answers, key.master_key_id) for key in content.previous_keys}
-    return Use(found, unknown)
+    denied = authority_documents.find_all(context, "denied_host", DeniedHost).values()
+    return Use(found, unknown, frozenset(one.host for one in denied))
 
 
-async def complete(context: Context, provider: str, force: bool) -> Completed:
-    """Gives up the previous keys. force: whatever is left under them, or is not known. Without previous keys
-    nothing is done.
+async def behind(context: Context, provider: str) -> list[str]:
+    """Names of Trust Authority hosts that answer, and have not heard of the provider's last change."""
+    found = await context.manager.replication.compare(context.cluster)
+    return sorted({one.host for one in found.deviations if (one.kind, one.id) == (KIND, provider)})
 
-    Raises NotAllowedInCurrentState naming what is left, or who could not be asked."""
+
+async def complete(
+    context: Context, provider: str, force: bool, without_hosts: Collection[str] = ()
+) -> Completed:
+    """Gives up the previous keys. force: whatever is left under them, or is not known. without_hosts: also
+    what those of these hosts keep that are denied. Without previous keys, hosts that have not heard of it do.
+
+    Raises NotAllowedInCurrentState naming what is left, or who could not be asked; ResourceInaccessible
+    naming hosts that did not hear of it."""
     content = key_providers.find(context, provider)
     if not content.previous_keys:
+        await context.manager.replication.remediate(context.cluster)
         return Completed([], Use({}, []))
     if not force:
         await bring_all(context)
@@ -221,12 +243,15 @@ async def complete(context: Context, provider: str, force: bool) -> Completed:
         removed=", ".join(removed), force=str(force).lower(), keys_left=str(use.total()), hosts=use.names()
     )
     if not force:
-        refuse_what_is_lost(provider, use)
+        refuse_what_is_lost(provider, use, without_hosts)
 
     def give_up(before: KeyProvider) -> KeyProvider:
         return msgspec.structs.replace(before, previous_keys=[])
 
-    await key_providers.change(context, provider, give_up)
+    try:
+        await key_providers.change(context, provider, give_up)
+    except ResourceInaccessible as error:
+        raise not_heard(provider, removed, use, error) from None
     return Completed(removed, use)
 
 
@@ -244,8 +269,23 @@ async def bring_all(context: Context) -> None:
         ) from None
 
 
-def refuse_what_is_lost(provider: str, use: Use) -> None:
+def not_heard(
+    provider: str, removed: list[str], use: Use, error: ResourceInaccessible
+) -> ResourceInaccessible:
+    """The keys are given up, and not all hosts know."""
+    return ResourceInaccessible(
+        f"{', '.join(map(repr, removed))} of {provider!r} is given up (keys left under it: {use.total()}),"
+        f" but {error.text} Until then these hosts use the primary keys that they know, and what they wrap"
+        " under an earlier one is lost. Repeating this remediates the cluster, too.",
+        *error.messages[0].args,
+        reason="replication_failed",
+        details=[*error.messages[1:], *left_messages(use)],
+    )
+
+
+def refuse_what_is_lost(provider: str, known: Use, without_hosts: Collection[str]) -> None:
     """Raises NotAllowedInCurrentState."""
+    use = known.without(without_hosts)
     if use.unknown:
         names = ", ".join(error.host for error in use.unknown)
         raise NotAllowedInCurrentState(
@@ -258,7 +298,8 @@ def refuse_what_is_lost(provider: str, use: Use) -> None:
     if use.total():
         raise NotAllowedInCurrentState(
             f"{use.total()} keys are left under earlier primary keys of {provider!r}, on {use.names()}. Let "
-            "these hosts wrap them again, or force it: what is left then cannot be opened any more.",
+            "these hosts wrap them again, give up what denied hosts keep (without_hosts), or force it: what "
+            "is left then cannot be opened any more.",
             provider,
             reason="keys_left",
             details=left_messages(use),
@@ -269,7 +310,8 @@ def left_messages(use: Use) -> list[LocalizableMessage]:
     """One for each previous key and host."""
     return [
         message(
-            f"{host.host} (scope {host.scope}) keeps {host.keys} under {key_id!r}",
+            f"{host.host} (scope {host.scope}) keeps {host.keys} under {key_id!r}"
+            + (", and is denied" if host.host in use.denied else ""),
             "keys_left",
             host.host,
             key_id,

@@ -4,6 +4,7 @@ them. No key is here, but for a check value by which another one under the same 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sql
@@ -69,6 +70,47 @@ class KnownKey:
     hosts: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which keys: those with one of the values of each field (None: all). clusters: numbers. hosts: names of
+    those that were passed the key. objects: names or identifiers. in_use: put to use for an object. after:
+    those that follow this provider and key id. limit: at most so many."""
+
+    providers: Collection[str] | None = None
+    key_ids: Collection[str] | None = None
+    states: Collection[str] | None = None
+    clusters: Collection[int] | None = None
+    hosts: Collection[str] | None = None
+    objects: Collection[str] | None = None
+    in_use: bool | None = None
+    after: tuple[str, str] | None = None
+    limit: int | None = None
+
+    def conditions(self) -> list[sql.ColumnElement[bool]]:
+        """All but `limit`."""
+        chosen = {
+            table.c.provider: self.providers,
+            table.c.key_id: self.key_ids,
+            table.c.state: self.states,
+            table.c.cluster: self.clusters,
+        }
+        found: list[sql.ColumnElement[bool]] = [
+            column.in_(values) for column, values in chosen.items() if values is not None
+        ]
+        if self.hosts is not None:
+            same = (key_hosts.c.provider == table.c.provider) & (key_hosts.c.key_id == table.c.key_id)
+            found.append(sql.exists().where(same, key_hosts.c.host.in_(self.hosts)))
+        if self.objects is not None:
+            found.append(table.c.name.in_(self.objects) | table.c.identifier.in_(self.objects))
+        if self.in_use is not None:
+            found.append(table.c.used_since.is_not(None) if self.in_use else table.c.used_since.is_(None))
+        if self.after is not None:
+            provider, key_id = self.after
+            following = (table.c.provider == provider) & (table.c.key_id > key_id)
+            found.append((table.c.provider > provider) | following)
+        return found
+
+
 def insert(
     connection: sql.Connection, provider: str, key: ServedKey, asker: Asker, use: Use, now: int
 ) -> None:
@@ -80,6 +122,7 @@ def insert(
             key_id=key.key_id,
             cluster=asker.cluster,
             request=asker.request,
+            asked_by=asker.host,
             check_value=wrapping.check_value(key.material, key.key_id),
             component=use.component,
             name=use.name,
@@ -104,18 +147,11 @@ def forget_all(connection: sql.Connection, provider: str) -> int:
     return connection.execute(table.delete().where(table.c.provider == provider)).rowcount
 
 
-def keys(
-    connection: sql.Connection, provider: str | None = None, key_id: str | None = None
-) -> list[KnownKey]:
-    """Keys that are known, by provider and id: all, or those of a provider, or of an id."""
-    query, hosts = sql.select(table), sql.select(key_hosts)
-    if provider is not None:
-        query, hosts = (
-            query.where(table.c.provider == provider),
-            hosts.where(key_hosts.c.provider == provider),
-        )
-    if key_id is not None:
-        query, hosts = query.where(table.c.key_id == key_id), hosts.where(key_hosts.c.key_id == key_id)
+def keys(connection: sql.Connection, wanted: Wanted) -> list[KnownKey]:
+    """Keys that are known, in the order of provider and id."""
+    query = sql.select(table).where(*wanted.conditions()).order_by(table.c.provider, table.c.key_id)
+    rows = connection.execute(query.limit(wanted.limit)).all()
+    hosts = sql.select(key_hosts).where(key_hosts.c.key_id.in_({row.key_id for row in rows}))
     passed: dict[tuple[str, str], list[str]] = {}
     for row in connection.execute(hosts.order_by(key_hosts.c.host)):
         passed.setdefault((row.provider, row.key_id), []).append(row.host)
@@ -132,7 +168,7 @@ def keys(
             check_value=row.check_value,
             hosts=tuple(passed.get((row.provider, row.key_id), ())),
         )
-        for row in connection.execute(query.order_by(table.c.provider, table.c.key_id))
+        for row in rows
     ]
 
 
@@ -153,10 +189,16 @@ def count(connection: sql.Connection, provider: str) -> int:
     return connection.execute(query).scalar_one()
 
 
+def made_by(connection: sql.Connection, host: str) -> int:
+    """How many keys are known that were made because a host asked for them."""
+    query = sql.select(sql.func.count()).select_from(table).where(table.c.asked_by == host)
+    return connection.execute(query).scalar_one()
+
+
 def known(manager: Manager, provider: str, key_id: str) -> KnownKey | None:
     """What is known of a key."""
     with manager.database.transaction() as connection:
-        found = keys(connection, provider, key_id)
+        found = keys(connection, Wanted(providers=[provider], key_ids=[key_id]))
     return found[0] if found else None
 
 

@@ -3,8 +3,9 @@
 
 A backup is fetched by who has its token, within LIFETIME, once: the first use of the token ends it, whatever
 comes of the transfer. Only a transfer that left this manager in full makes the provider backed up, and only
-where the backup has the key that is current then. The database has the token's digest, and the file under the
-key that is not in the database; with its download, or its end, the file is gone.
+where the backup has the key that is current then. Whether it arrived is for the client to say, by its digest.
+The database has the token's digest, and the file under the key that is not in the database; with its
+download, or its end, the file is gone.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 | --- | --- |
 | OK | the keys are there, sealed to the TPM, and open after a boot |
 | WARNING | not backed up; or no copy that is sealed to a TPM, or one that would not open after a boot |
+| WARNING | also: keys that this manager does not have (was it restored from an old backup?) |
 | ERROR | locked, missing, other keys than it should have; or the host does not answer |
 
 A provider as a whole is as on the host where it is worst; NONE where there is no host.
@@ -31,10 +32,12 @@ ORDER: Sequence[Health] = ("NONE", "OK", "WARNING", "ERROR")
 
 @dataclass(frozen=True)
 class Known:
-    """A provider, the check values of its keys, and what was made of it on hosts (by name)."""
+    """A provider, the check values of its keys, ids of those that were removed, and what was made of it on
+    hosts (by name)."""
 
     provider: Provider
     keys: Mapping[str, str]
+    removed: frozenset[str]
     rows: Mapping[str, Row]
 
 
@@ -71,6 +74,7 @@ def known_of(manager: Manager, hosts: Sequence[Host]) -> dict[str, Known]:
             provider.name: Known(
                 provider,
                 native_providers.check_values(connection, provider),
+                native_providers.removed_keys(connection, provider.name),
                 {host: found[provider.name] for host, found in rows.items() if provider.name in found},
             )
             for provider in native_providers.all_of(connection)
@@ -117,12 +121,19 @@ def of_state(item: Known, host: str, state: NativeProviderState | None) -> Verdi
     if state.state == LOCKED:
         text = f"{host} cannot open {name}, which is sealed to its TPM: {state.message or state.code}"
         return "ERROR", [message(text, state.code or "native_provider_locked", host)]
-    if (state.key_id, state.keys, state.tpm_required) != (
-        item.provider.key_id,
-        dict(item.keys),
-        item.provider.tpm_required,
-    ):
+    if not native_push.has(state, item.provider, item.keys, item.removed):
         return "ERROR", [message(f"{host} has other keys of {name} than it should.", "native_differs", host)]
+    health, details = of_copy(name, host, state)
+    kept = sorted(state.keys.keys() - item.keys.keys())
+    if kept:
+        text = f"{host} keeps keys of {name} that this manager does not have: {', '.join(kept)}."
+        details = [*details, message(text, "native_keys_kept", host)]
+        health = max(health, "WARNING", key=ORDER.index)
+    return health, details
+
+
+def of_copy(name: str, host: str, state: NativeProviderState) -> Verdict:
+    """What a host says of the copy of the right keys that is sealed to its TPM."""
     if not state.sealed:
         text = f"{host} has no copy of {name} sealed to a TPM, and asks for it after a start. {state.message}"
         health: Health = "ERROR" if state.tpm_required else "WARNING"

@@ -3,7 +3,8 @@
 
 Rules
 1. A provider has one current key derivation key (KDK, 32 bytes) and any number of previous ones: a new key id
-   is a new KDK, the old one goes on opening what hosts wrapped under it until it is removed.
+   is a new KDK, the old one goes on opening what hosts wrapped under it until it is removed. Ids of removed
+   ones are kept: hosts keep what they are not told to forget, as this database may be an old backup.
 2. A provider is usable, and pushed to hosts, from its first backup on: what nobody can restore encrypts
    nothing. A new key of a usable provider is used at once, and wants a backup of its own.
 3. `tpm_required` is said when a provider is made or imported, and stays.
@@ -23,7 +24,11 @@ from typing import Any
 import sqlalchemy as sql
 
 from trusted_infrastructure import key_delivery, wrapping
-from trusted_infrastructure.manager.database import native_key_providers, native_provider_keys
+from trusted_infrastructure.manager.database import (
+    native_key_providers,
+    native_provider_keys,
+    native_removed_keys,
+)
 from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.vapi.errors import NotAllowedInCurrentState, NotFound
 
@@ -96,6 +101,13 @@ def check_values(connection: sql.Connection, provider: Provider) -> dict[str, st
     return {row.key_id: row.check_value for row in connection.execute(query)}
 
 
+def removed_keys(connection: sql.Connection, name: str) -> frozenset[str]:
+    """Ids of the keys of a provider that were removed."""
+    table = native_removed_keys
+    query = sql.select(table.c.key_id).where(table.c.provider == name)
+    return frozenset(connection.execute(query).scalars())
+
+
 def purpose(provider: str, key_id: str) -> str:
     """What a key is encrypted for in the database: it opens as no other."""
     return f"native_provider/{provider}/{key_id}"
@@ -137,7 +149,7 @@ def rotate(
 
     Raises NotAllowedInCurrentState `native_key_used` (an id that it had before), `too_many_native_keys`."""
     known = check_values(connection, provider)
-    if key_id in known:
+    if key_id in known.keys() | removed_keys(connection, provider.name):
         raise NotAllowedInCurrentState(
             f"The native key provider {provider.name!r} had the key {key_id} before; give another id.",
             key_id,
@@ -156,9 +168,8 @@ def rotate(
 
 
 def remove_key(connection: sql.Connection, provider: Provider, key_id: str) -> None:
-    """Removes a previous key. Raises NotFound, NotAllowedInCurrentState `native_key_current`."""
-    if key_id not in check_values(connection, provider):
-        raise NotFound(f"The native key provider {provider.name!r} has no key {key_id!r}.", key_id)
+    """Removes a previous key, or one that only hosts have. Raises NotAllowedInCurrentState
+    `native_key_current`."""
     if key_id == provider.key_id:
         raise NotAllowedInCurrentState(
             f"{key_id} is the current key of {provider.name!r}; give the provider another one first.",
@@ -167,12 +178,15 @@ def remove_key(connection: sql.Connection, provider: Provider, key_id: str) -> N
         )
     table = native_provider_keys
     connection.execute(table.delete().where((table.c.provider == provider.name) & (table.c.key_id == key_id)))
+    if key_id not in removed_keys(connection, provider.name):
+        connection.execute(native_removed_keys.insert().values(provider=provider.name, key_id=key_id))
 
 
 def remove(connection: sql.Connection, name: str) -> None:
     """Removes a provider and its keys. Raises NotFound."""
     find(connection, name)
-    connection.execute(native_provider_keys.delete().where(native_provider_keys.c.provider == name))
+    for table in (native_provider_keys, native_removed_keys):
+        connection.execute(table.delete().where(table.c.provider == name))
     connection.execute(native_key_providers.delete().where(native_key_providers.c.name == name))
 
 

@@ -6,9 +6,10 @@ Rules
    delivery key, which lives as long as the host's agent.
 2. A host is given a provider when what it says that it holds differs, when it is locked, and when what it was
    given last differs: at once after a change, and in every round of maintenance.
-3. A provider is taken off a host where this manager put it there and has it no more. One that this manager
+3. A key that a host has and this manager does not is left alone, too, unless it was removed here.
+4. A provider is taken off a host where this manager put it there and has it no more. One that this manager
    never pushed is left alone: a manager that lost its database must not take the keys of running machines.
-4. What goes wrong is an event when it begins, not every minute.
+5. What goes wrong is an event when it begins, not every minute.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import structlog
 
 from trusted_infrastructure import sealing
 from trusted_infrastructure.key_delivery import (
+    MAX_KEYS,
     DeliveryTarget,
     NativeKey,
     NativeProviderPush,
@@ -41,10 +43,10 @@ from trusted_infrastructure.manager import (
 )
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import native_host_states
-from trusted_infrastructure.manager.inventory import Host, all_hosts, host_named
+from trusted_infrastructure.manager.inventory import Host, all_hosts, find_cluster, host_named
 from trusted_infrastructure.manager.native_providers import Provider
 from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
-from trusted_infrastructure.manager.pcr_policies import policy_key
+from trusted_infrastructure.manager.pcr_policies import policy_key, reference_of
 from trusted_infrastructure.messages import delivery_info
 from trusted_infrastructure.refusal import Refusal
 
@@ -57,26 +59,28 @@ log = structlog.get_logger("manager.native_push")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A provider as hosts should have it. keys: key id -> check value. policy_key: PEM."""
+    """A provider as a host should have it. keys: key id -> check value. removed: ids of keys that it should
+    not have. policy_key: PEM. reference: of PCR policies for its cluster."""
 
     provider: Provider
     keys: Mapping[str, str]
+    removed: frozenset[str]
     policy_key: str
+    reference: bytes
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that a push says but the keys: another one is another push."""
-        parts = [self.provider.key_id, self.provider.tpm_required, dict(self.keys), self.policy_key]
+        """SHA-256 (hex) of all that a push says but keys and removals: another one is another push."""
+        provider = self.provider
+        parts = [provider.key_id, provider.tpm_required, dict(self.keys), self.policy_key, self.reference]
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
     def fits(self, state: NativeProviderState | None) -> bool:
-        """Whether a host has just this, and can use it."""
+        """Whether a host has this, and can use it."""
         return (
             state is not None
             and state.state == AVAILABLE
-            and state.key_id == self.provider.key_id
-            and state.keys == dict(self.keys)
-            and state.tpm_required == self.provider.tpm_required
+            and has(state, self.provider, self.keys, self.removed)
         )
 
 
@@ -93,6 +97,18 @@ class Row:
 
 
 States = Mapping[str, NativeProviderState]
+
+
+def has(
+    state: NativeProviderState, provider: Provider, keys: Mapping[str, str], removed: frozenset[str]
+) -> bool:
+    """Whether a host has a provider as it should, perhaps with further keys of which this manager
+    does not know."""
+    return (
+        (state.key_id, state.tpm_required) == (provider.key_id, provider.tpm_required)
+        and keys.items() <= state.keys.items()
+        and removed.isdisjoint(state.keys)
+    )
 
 
 async def push_all(manager: Manager, hosts: Sequence[Host] | None = None) -> None:
@@ -122,9 +138,10 @@ async def push(manager: Manager, host: Host) -> None:
     """Brings one host to what it should have."""
     async with manager.push_locks[host.name]:
         with manager.database.transaction() as connection:
-            member = host_named(connection, host.name) is not None
-            wanted, rows = wanted_by_hosts(connection, manager), rows_of(connection, host.name)
-        if not member or not (wanted or rows):
+            member = host_named(connection, host.name)
+            wanted = wanted_by(connection, manager, member) if member else {}
+            rows = rows_of(connection, host.name)
+        if member is None or not (wanted or rows):
             return
         try:
             found = await states_of(manager, host.name)
@@ -141,13 +158,13 @@ async def push(manager: Manager, host: Host) -> None:
             for name, item in wanted.items()
             if not item.fits(found.get(name)) or rows.get(name, Row()).pushed != item.fingerprint
         ]
-        await deliver(manager, host, due)
+        await deliver(manager, host, due, found)
         for name in rows.keys() - wanted.keys():
             await withdraw(manager, host.name, name)
 
 
-async def deliver(manager: Manager, host: Host, due: Sequence[Wanted]) -> None:
-    """Pushes providers to a host, one after the other, as far as it takes them."""
+async def deliver(manager: Manager, host: Host, due: Sequence[Wanted], found: States) -> None:
+    """Pushes providers to a host, one after the other, as far as it takes them. found: what it has."""
     target: DeliveryTarget | None = None
     for item in due:
         for last_attempt in (False, True):
@@ -156,7 +173,7 @@ async def deliver(manager: Manager, host: Host, due: Sequence[Wanted]) -> None:
                     target = await ask(
                         manager.nodes, host.name, "GET", f"{AGENT}/key-delivery", DeliveryTarget
                     )
-                await send(manager, host, item, target)
+                await send(manager, host, item, target, found.get(item.provider.name))
             except NodeError as error:
                 if error.code == "delivery_stale" and not last_attempt:  # the agent was started in between
                     target = None
@@ -169,7 +186,9 @@ async def deliver(manager: Manager, host: Host, due: Sequence[Wanted]) -> None:
             break
 
 
-async def send(manager: Manager, host: Host, item: Wanted, target: DeliveryTarget) -> None:
+async def send(
+    manager: Manager, host: Host, item: Wanted, target: DeliveryTarget, before: NativeProviderState | None
+) -> None:
     """One push. Raises NodeError, Refusal."""
     provider = item.provider
     with manager.database.transaction() as connection:
@@ -182,6 +201,8 @@ async def send(manager: Manager, host: Host, item: Wanted, target: DeliveryTarge
         key_id=provider.key_id,
         tpm_required=provider.tpm_required,
         policy_public_key=item.policy_key,
+        policy_reference=item.reference,
+        removed=sorted(item.removed.intersection(before.keys if before else ()))[:MAX_KEYS],
         keys=[sealed(host.name, provider.name, key, target) for key in keys],
     )
     state = await ask(manager.nodes, host.name, "POST", STATES, NativeProviderState, body)
@@ -253,14 +274,21 @@ async def states_of_all(manager: Manager, hosts: Sequence[Host]) -> dict[str, St
 # ---- what is kept of hosts
 
 
-def wanted_by_hosts(connection: sql.Connection, manager: Manager) -> dict[str, Wanted]:
-    """The usable providers, by name. Raises Unavailable `state_unusable`."""
+def wanted_by(connection: sql.Connection, manager: Manager, host: Host) -> dict[str, Wanted]:
+    """The usable providers as a host should have them, by name. Raises Unavailable `state_unusable`."""
     usable = [provider for provider in native_providers.all_of(connection) if provider.usable]
     if not usable:
         return {}
     public_key = policy_key(manager.settings).public_key
+    reference = reference_of(find_cluster(connection, host.cluster_id))
     return {
-        provider.name: Wanted(provider, native_providers.check_values(connection, provider), public_key)
+        provider.name: Wanted(
+            provider,
+            native_providers.check_values(connection, provider),
+            native_providers.removed_keys(connection, provider.name),
+            public_key,
+            reference,
+        )
         for provider in usable
     }
 

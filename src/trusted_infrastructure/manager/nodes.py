@@ -13,9 +13,9 @@ import structlog
 
 from trusted_infrastructure.manager.comparison import Applied
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, ResourceInaccessible, message
+from trusted_infrastructure.transport import AnswerRefused
 
 Answer = TypeVar("Answer")
-ANSWER_LIMIT = 16 * 1024 * 1024
 # Of a host's error: it goes into events, tasks and health, and no service's is longer.
 CODE_LIMIT, TEXT_LIMIT = 64, 4096
 log = structlog.get_logger("manager.nodes")
@@ -82,14 +82,15 @@ class HttpNodes:
         body = None if content is None else msgspec.json.encode(content)
         headers = {} if body is None else {"content-type": "application/json"}
         try:
-            async with self._clients[host].stream(
+            answer = await self._clients[host].request(
                 method,
                 f"https://config.{host}{path}",
                 content=body,
                 headers=headers,
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
-            ) as begun:
-                answer = await bounded(host, begun)
+            )
+        except AnswerRefused as error:
+            raise NodeError(host, error.code, str(error), error.status) from None
         except httpx.TimeoutException:
             raise NodeError(host, "unreachable", "did not answer in time") from None
         except httpx.HTTPError as error:
@@ -102,17 +103,6 @@ class HttpNodes:
     async def close(self) -> None:
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
         self._clients.clear()
-
-
-async def bounded(host: str, answer: httpx.Response) -> httpx.Response:
-    """The answer with its body, of which no more is read than is taken. Raises NodeError, httpx.HTTPError."""
-    body = bytearray()
-    async for piece in answer.aiter_bytes():
-        body += piece
-        if len(body) > ANSWER_LIMIT:
-            text = f"gave an answer of more than {ANSWER_LIMIT} bytes"
-            raise NodeError(host, "unexpected_answer", text, answer.status_code)
-    return httpx.Response(answer.status_code, content=bytes(body))
 
 
 def unreached(host: str, reason: str) -> NodeError:

@@ -3,7 +3,8 @@
 
 A host seals a native provider's keys to this manager's policy key, not to PCR values (TPM2_PolicyAuthorize).
 Which values count is said by policies that the key signs, one for each base image: so the policy of the next
-image is signed before the upgrade, and nothing has to be sealed again after it.
+image is signed before the upgrade, and nothing has to be sealed again after it. A signature is for one
+cluster (`messages.pcr_policy_reference`): the TPM of another cluster's host opens nothing for it.
 
 What a policy covers: the PCRs of PCRS that the image foresees (`base_images.prediction`), and one of CODE at
 least, with a value that something was extended into: otherwise it would say nothing of what the host runs.
@@ -24,12 +25,13 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from trusted_infrastructure.base_images import foreseen_values, varying
 from trusted_infrastructure.config.documents import BaseImage, PcrPolicy
+from trusted_infrastructure.manager.inventory import Cluster
 from trusted_infrastructure.manager.settings import ManagerSettings
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE
+from trusted_infrastructure.messages import pcr_policy_reference
 from trusted_infrastructure.refusal import Unavailable
 from trusted_infrastructure.state_files import read_state, state_lock, write_state
 from trusted_infrastructure.tpm.event_log import initial_value
-from trusted_infrastructure.tpm.policy import pcr_policy_digest, to_be_signed
+from trusted_infrastructure.tpm.policy import is_signed, pcr_policy_digest, to_be_signed
 
 KIND = "pcr_policy"
 KEY_FILE = "pcr-policy.key"
@@ -64,9 +66,9 @@ class PolicyKey:
         )
         return public.decode()
 
-    def sign(self, bank: Bank, pcrs: dict[int, bytes]) -> PcrPolicy:
-        """The policy document for these values."""
-        approved = to_be_signed(pcr_policy_digest(bank, pcrs), PCR_POLICY_REFERENCE)
+    def sign(self, cluster: Cluster, bank: Bank, pcrs: dict[int, bytes]) -> PcrPolicy:
+        """The policy document for these values, for hosts of the cluster."""
+        approved = to_be_signed(pcr_policy_digest(bank, pcrs), reference_of(cluster))
         r, s = decode_dss_signature(self._key.sign(approved, ec.ECDSA(hashes.SHA256())))
         return PcrPolicy(
             bank=bank,
@@ -74,6 +76,17 @@ class PolicyKey:
             public_key=self.public_key,
             signature=r.to_bytes(_COORDINATE, "big") + s.to_bytes(_COORDINATE, "big"),
         )
+
+    def has_signed(self, cluster: Cluster, policy: PcrPolicy) -> bool:
+        """Whether a policy of this manager is this key's, for this cluster."""
+        values = {int(number): bytes.fromhex(value) for number, value in policy.pcrs.items()}
+        digest = pcr_policy_digest(policy.bank, values)
+        return is_signed(self.public_key, digest, reference_of(cluster), policy.signature)
+
+
+def reference_of(cluster: Cluster) -> bytes:
+    """The policy reference of a cluster: by its opaque id, which a cluster that is made anew does not get."""
+    return pcr_policy_reference(cluster.group)
 
 
 def policy_key(settings: ManagerSettings) -> PolicyKey:

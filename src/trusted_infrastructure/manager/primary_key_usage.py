@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How many wrapped keys hosts keep under a primary key, out of what each Trust Authority host knows. Pure.
 
-A trusted host reports to the Trust Authority hosts that it reaches, and each of these marks what it wrapped
-or opened for it since its last report there. Of several reports of one host the newest counts, which is
-complete. A mark that is newer than that says that the host keeps at least one key.
+A trusted host reports to the Trust Authority hosts that it reaches, and each of these counts what it wrapped
+for it that the report there does not cover. What one of them wrapped, its own report or count has. So the
+report with the most, and all that was wrapped since, are never fewer than there are. No clock is compared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import msgspec
 
 
 class KnownUsage(msgspec.Struct, frozen=True):
-    """What one Trust Authority host knows of one trusted host. reported, marks: Unix seconds."""
+    """What one Trust Authority host knows of one trusted host. reported: Unix seconds. keys: what the host
+    reported; marks: what was wrapped for it and is in no report."""
 
     scope: str
     host: str
     reported: float | None
     keys: dict[str, int]
-    marks: dict[str, float]
+    marks: dict[str, int]
 
 
 class UsageAnswer(msgspec.Struct, frozen=True):
@@ -32,8 +33,8 @@ class UsageAnswer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class HostKeys:
-    """A trusted host that keeps keys under a primary key. keys: at least that many. reported: Unix seconds of
-    its newest report; None without one."""
+    """A trusted host that keeps keys under a primary key. keys: never fewer than it has; until its next
+    report it may be more. reported: Unix seconds of its newest report; None without one."""
 
     scope: str
     host: str
@@ -53,11 +54,7 @@ def holders(answers: Iterable[UsageAnswer], primary_key_id: str) -> list[HostKey
 
 def host_keys(known: list[KnownUsage], primary_key_id: str) -> HostKeys:
     """What all Trust Authority hosts together know of one host. known: not empty."""
-    reports = [one for one in known if one.reported is not None]
-    newest = max(reports, key=lambda one: one.reported or 0.0, default=None)
-    reported = None if newest is None else newest.reported
-    keys = 0 if newest is None else newest.keys.get(primary_key_id, 0)
-    marked = max((one.marks.get(primary_key_id, 0.0) for one in known), default=0.0)
-    if marked > (reported or 0.0):
-        keys = max(keys, 1)
+    keys = max(one.keys.get(primary_key_id, 0) for one in known)
+    keys += sum(one.marks.get(primary_key_id, 0) for one in known)
+    reported = max((one.reported for one in known if one.reported is not None), default=None)
     return HostKeys(known[0].scope, known[0].host, keys, reported)

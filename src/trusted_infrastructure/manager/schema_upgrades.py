@@ -61,10 +61,18 @@ def to_2(connection: sql.Connection) -> None:
     run(connection, "DROP TABLE trusted_key_providers_of_1")
 
 
+def to_3(connection: sql.Connection) -> None:
+    """How many keys a host had made is counted: those of now count for nobody."""
+    if not sql.inspect(connection).has_table("standard_keys"):
+        return  # schema 1: it is made as it is now
+    run(connection, "ALTER TABLE standard_keys ADD COLUMN asked_by VARCHAR(255) NOT NULL DEFAULT ''")
+    run(connection, "CREATE INDEX ix_standard_keys_asked_by ON standard_keys (asked_by)")
+
+
 def run(connection: sql.Connection, statement: str) -> None:
     """One statement without parameters."""
     connection.execute(sql.text(statement))
 
 
 Step = Callable[[sql.Connection], None]
-STEPS: Mapping[str, tuple[str, Step]] = {"1": ("2", to_2)}
+STEPS: Mapping[str, tuple[str, Step]] = {"1": ("2", to_2), "2": ("3", to_3)}

@@ -21,6 +21,7 @@ from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import Database
 from trusted_infrastructure.manager.database_secrets import DatabaseSecrets
 from trusted_infrastructure.manager.key_delivery import serve_key_requests
+from trusted_infrastructure.manager.key_quota import KeyQuota
 from trusted_infrastructure.manager.maintenance import maintain
 from trusted_infrastructure.manager.nodes import HttpNodes, Nodes
 from trusted_infrastructure.manager.operations import TABLE
@@ -35,7 +36,7 @@ from trusted_infrastructure.manager.vapi.errors import InvalidArgument
 from trusted_infrastructure.manager.vapi.rest import RestApi
 from trusted_infrastructure.manager.watching import watch
 from trusted_infrastructure.settings import group_id, load_settings
-from trusted_infrastructure.transport import async_management_client, configure_logging, serve
+from trusted_infrastructure.transport import configure_logging, management_client, serve
 
 log = structlog.get_logger("trusted_infrastructure.manager")
 
@@ -72,6 +73,7 @@ def build(settings: ManagerSettings, nodes: Nodes, clock: Callable[[], float] = 
         principal=load_principal(settings),
         secrets=secrets,
         key_servers=KeyServers(secrets, clock),
+        key_quota=KeyQuota(settings.host_key_limit, settings.host_key_rate),
         table=TABLE,
     )
 
@@ -102,7 +104,7 @@ def run(settings_path: Path) -> None:
     configure_logging("manager", settings.log_level)
 
     def client_for(_host: str) -> httpx.AsyncClient:
-        return async_management_client(
+        return management_client(
             settings.side_ca,
             settings.client_certificate,
             settings.client_key,

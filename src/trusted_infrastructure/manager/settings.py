@@ -21,7 +21,9 @@ class ManagerSettings(ServiceSettings, frozen=True):
     first is the one that it calls itself. database: SQLAlchemy URL. side_ca: PEM of its side's CA;
     client_certificate, client_key: its identity towards the configuration servers of its hosts. users: JSON
     file of users (users.py). principal_certificate, principal_key: identity that vouches for hosts, PEM,
-    chain leaf first; the workload side has it. event_limit: events that are kept at most. Times in seconds.
+    chain leaf first; the workload side has it. event_limit: events that are kept at most. host_key_limit,
+    host_key_rate: keys of standard providers that a host can have made, in all and within a minute. Times in
+    seconds.
     """
 
     side: Literal["trust_authority", "workload"]
@@ -45,6 +47,8 @@ class ManagerSettings(ServiceSettings, frozen=True):
     attestation_poll_interval: Seconds = 60
     event_retention: Seconds = 90 * 86400
     event_limit: Count = 100_000
+    host_key_limit: Count = 10_000
+    host_key_rate: Count = 600
 
     def __post_init__(self) -> None:
         if (self.principal_certificate is None) != (self.principal_key is None):

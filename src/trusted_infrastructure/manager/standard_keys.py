@@ -8,6 +8,7 @@ never a key. A key belongs to the cluster that it was made for: hosts of others 
 from __future__ import annotations
 
 import hmac
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 
 from trusted_infrastructure import wrapping
@@ -45,22 +46,34 @@ STATE_OF_REFUSAL = {
 
 
 async def create(manager: Manager, asker: Asker, provider: str, use: Use) -> ServedKey:
-    """A new key of the provider, put to use where `use` says for what. Raises Refusal; NotFound."""
+    """A new key of the provider, put to use where `use` says for what.
+
+    Raises Refusal; NotFound."""
     content = provider_of(manager, provider)
     try:
-        made = await manager.key_servers.ask(
-            provider, content, lambda group: group.create(VENDOR, use.attributes)
-        )
-        check_new(manager, provider, made)
+        with one_more(manager, asker):
+            made = await manager.key_servers.ask(
+                provider, content, lambda group: group.create(VENDOR, use.attributes)
+            )
+            check_new(manager, provider, made)
+            with manager.database.transaction() as connection:
+                known_keys.insert(connection, provider, made, asker, use, int(manager.clock()))
     except Refusal as refusal:
         unreachable = refusal.code == "key_server_unreachable"
         kind = events.KMS_UNREACHABLE if unreachable else events.KEY_GENERATE_FAIL
         failed(manager, kind, refusal, asker, provider, "create", "", use)
         raise
-    with manager.database.transaction() as connection:
-        known_keys.insert(connection, provider, made, asker, use, int(manager.clock()))
     done(manager, asker, provider, "create", made.key_id, use, made.attributes_problem)
     return made
+
+
+def one_more(manager: Manager, asker: Asker) -> AbstractContextManager[None]:
+    """While a key is made. What users of the manager ask for is not limited."""
+    if not asker.host:
+        return nullcontext()
+    with manager.database.transaction() as connection:
+        made = known_keys.made_by(connection, asker.host)
+    return manager.key_quota.one_more(asker.host, made)
 
 
 async def get(manager: Manager, asker: Asker, provider: str, key_id: str, use: Use) -> ServedKey:

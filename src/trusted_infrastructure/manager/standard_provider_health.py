@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How standard providers do, and what the manager does for them by itself: it looks at their key servers,
-warns of certificates that end, and learns the states of keys."""
+warns of certificates that end, and learns the states of keys and whose key servers they are."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from trusted_infrastructure.kmip.client_certificates import certificate_end
@@ -14,7 +15,7 @@ from trusted_infrastructure.kmip.servers import KeyServerGroup, ServerStatus
 from trusted_infrastructure.manager import events, known_keys, standard_providers
 from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.events import Event
+from trusted_infrastructure.manager.events import Event, Wanted
 from trusted_infrastructure.manager.health import Verdict
 from trusted_infrastructure.manager.standard_key_servers import Looked
 from trusted_infrastructure.manager.standard_keys import STATE_OF_REFUSAL
@@ -116,7 +117,9 @@ async def look_now(manager: Manager, name: str, provider: StandardProvider) -> L
     """What is found of the key servers now."""
     with manager.database.transaction() as connection:
         kept = known_keys.ids(connection)
-    return await manager.key_servers.look(name, provider, kept)
+    found = await manager.key_servers.look(name, provider, kept)
+    tell_of_vendors(manager, name, found)
+    return found
 
 
 def verdicts(manager: Manager) -> dict[str, Verdict]:
@@ -150,6 +153,28 @@ async def upkeep(manager: Manager) -> None:
         tell_of_certificates(manager, name, provider, found)
         if any(not status.problem for status in found.servers):
             await refresh_states(manager, name, provider)
+
+
+def tell_of_vendors(manager: Manager, name: str, looked: Looked) -> None:
+    """Events of what key servers say of who made them: once for each, and again where it is another one. They
+    are for people: the key servers of a provider are to be of one vendor (SYSTEM P5)."""
+    told = {status.name: status.vendor for status in looked.servers if status.vendor}
+    with manager.database.transaction() as connection:
+        before: dict[str, str] = {}
+        for row in events.find(connection, Wanted(types=[events.KMS_VENDOR], objects=[name])):
+            details = msgspec.json.decode(row.details, type=dict[str, str])
+            before[details["server"]] = details["vendor"]
+        for server, vendor in told.items():
+            if before.get(server) == vendor:
+                continue
+            event = Event(
+                type=events.KMS_VENDOR,
+                time=int(manager.clock()),
+                message=f"Key server {server} of provider {name} says that it is: {vendor}.",
+                object=name,
+                details={"provider": name, "server": server, "vendor": vendor},
+            )
+            events.record(connection, event)
 
 
 def tell_of_certificates(manager: Manager, name: str, provider: StandardProvider, looked: Looked) -> None:

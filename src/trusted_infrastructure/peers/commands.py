@@ -236,14 +236,14 @@ def kept_by(peer: Peer, files: ServiceFiles, base: str) -> list[Head]:
     from trusted_infrastructure.peers.anchored import url_of
     from trusted_infrastructure.peers.routes import role_of
     from trusted_infrastructure.peers.watch import SIDE
-    from trusted_infrastructure.transport import answer_of, public_client, unreachable
+    from trusted_infrastructure.transport import answer_of, ask_once, public_client, unreachable
 
-    with public_client(Path(files.side_ca), timeout=PEER_TIMEOUT) as client:
-        try:
-            response = client.get(url_of(peer, f"{base}/peer-heads"), params={"host": files.host})
-        except httpx.HTTPError as error:
-            raise unreachable(peer.host, error) from None
-        answer = answer_of(response, peer.host)
+    client = public_client(Path(files.side_ca), timeout=PEER_TIMEOUT)
+    try:
+        response = ask_once(client, "GET", url_of(peer, f"{base}/peer-heads"), params={"host": files.host})
+    except httpx.HTTPError as error:
+        raise unreachable(peer.host, error) from None
+    answer = answer_of(response, peer.host)
     try:
         signed = msgspec.convert(answer, dict[str, dict[str, list[str]]])["heads"].get(files.host, [])
     except (msgspec.ValidationError, KeyError):

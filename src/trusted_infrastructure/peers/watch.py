@@ -39,7 +39,7 @@ from trusted_infrastructure.peers.heads import (
 )
 from trusted_infrastructure.refusal import Refusal, Unavailable
 from trusted_infrastructure.state_files import read_state, state_lock, write_state
-from trusted_infrastructure.transport import answer_of, async_public_client, unreachable
+from trusted_infrastructure.transport import answer_of, public_client, unreachable
 
 log = structlog.get_logger("trusted_infrastructure.peers")
 
@@ -289,7 +289,7 @@ class PeerWatch:
 
 def fetch_over_https(side_ca: Path, path: str, field: str = "signed") -> tuple[FetchHead, httpx.AsyncClient]:
     """Read `field` of a peer's JSON answer at its public name, trusting the side's CA alone."""
-    client = async_public_client(side_ca)
+    client = public_client(side_ca)
 
     async def fetch(peer: Peer) -> str:
         try:

@@ -2,10 +2,10 @@
 """How our parts talk: applications with limits and error answers, unix sockets, HTTPS clients, log lines."""
 
 from trusted_infrastructure.transport.application import Application, Caller
+from trusted_infrastructure.transport.bounded_answers import AnswerRefused
 from trusted_infrastructure.transport.clients import (
     answer_of,
-    async_management_client,
-    async_public_client,
+    ask_once,
     config_url,
     local_client,
     management_client,
@@ -20,14 +20,14 @@ from trusted_infrastructure.transport.unix_server import Doors, Program, serve, 
 from trusted_infrastructure.transport.workers import serve_workers
 
 __all__ = [
+    "AnswerRefused",
     "Application",
     "Caller",
     "Doors",
     "JSONAnswer",
     "Program",
     "answer_of",
-    "async_management_client",
-    "async_public_client",
+    "ask_once",
     "config_url",
     "configure_logging",
     "error_answer",

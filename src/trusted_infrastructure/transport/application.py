@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.routing import BaseRoute, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
+from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable, stopping
 from trusted_infrastructure.transport.errors import error_answer, log_refusal, refusal_of
 
 BODY_LIMIT = 1 << 20
@@ -73,6 +73,11 @@ class Application:
             if answer.started:
                 raise ConnectionError("the answer was already under way") from None
             await error_answer(refusal)(scope, receive, send)
+        except asyncio.CancelledError:
+            # The server's, of what did not end within the grace of a stop. Its own answer is a bare 500.
+            if not answer.started:
+                await error_answer(stopping())(scope, receive, send)
+            raise
         finally:
             self._active -= 1
 

@@ -2,11 +2,12 @@
 """HTTPS clients between our parts: one pinned CA, TLS 1.2 or later, no proxies, no environment.
 
 Names are resolved through /etc/hosts, which the roles write. A client verifies the peer's certificate and
-name always; there is no way to switch that off.
+name always; there is no way to switch that off. What it reads is bounded (`bounded_answers`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import httpx
 import msgspec
 
 from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.transport.bounded_answers import AnswerRefused, BoundedAnswers
 
 TIMEOUT = 10.0
-ANSWER_LIMIT = 16 << 20
 
 
 def tls_context(ca: Path | str, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
@@ -46,35 +47,34 @@ def tls_context(ca: Path | str, certificate: Path | None = None, key: Path | Non
     return context
 
 
-def public_client(ca: Path | str, *, base_url: str = "", timeout: float = TIMEOUT) -> httpx.Client:
+def public_client(ca: Path | str, *, base_url: str = "", timeout: float = TIMEOUT) -> httpx.AsyncClient:
     """Client of the public names (attestation, key provider): verifies the server, has no identity itself."""
-    return httpx.Client(transport=_transport(ca), **_options(base_url, timeout))
-
-
-def async_public_client(ca: Path | str, *, base_url: str = "", timeout: float = TIMEOUT) -> httpx.AsyncClient:
-    """`public_client` for asyncio."""
-    return httpx.AsyncClient(transport=_async_transport(ca), **_options(base_url, timeout))
+    return _client(_https(tls_context(ca)), base_url, timeout)
 
 
 def management_client(
     ca: Path | str, certificate: Path, key: Path, *, base_url: str = "", timeout: float = TIMEOUT
-) -> httpx.Client:
-    """Client of the config names (https://config.<host>): mTLS with the manager's certificate."""
-    return httpx.Client(transport=_transport(ca, certificate, key), **_options(base_url, timeout))
-
-
-def async_management_client(
-    ca: Path | str, certificate: Path, key: Path, *, base_url: str = "", timeout: float = TIMEOUT
 ) -> httpx.AsyncClient:
-    """`management_client` for asyncio."""
-    return httpx.AsyncClient(transport=_async_transport(ca, certificate, key), **_options(base_url, timeout))
+    """Client of the config names (https://config.<host>): mTLS with the manager's certificate."""
+    return _client(_https(tls_context(ca, certificate, key)), base_url, timeout)
 
 
-def local_client(socket_path: Path, *, timeout: float = TIMEOUT) -> httpx.Client:
+def local_client(socket_path: Path, *, timeout: float = TIMEOUT) -> httpx.AsyncClient:
     """Client of a unix socket on this machine; the URL's host does not matter."""
-    return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(socket_path)), **_options("http://localhost", timeout)
-    )
+    return _client(httpx.AsyncHTTPTransport(uds=str(socket_path)), "http://localhost", timeout)
+
+
+def ask_once(client: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
+    """One request of a command, which has no event loop; the client is closed. options: of httpx.
+
+    Raises httpx.HTTPError.
+    """
+
+    async def once() -> httpx.Response:
+        async with client:
+            return await client.request(method, url, **options)
+
+    return asyncio.run(once())
 
 
 def answer_of(response: httpx.Response, peer: str) -> Any:
@@ -107,6 +107,12 @@ def answer_of(response: httpx.Response, peer: str) -> Any:
 def unreachable(peer: str, error: httpx.HTTPError) -> Unavailable:
     """A connection's failure as a refusal; says what kind it was, and an expired certificate by its name."""
     text = str(error)
+    if isinstance(error, AnswerRefused):
+        return Unavailable(
+            error.code,
+            f"{peer} {text}",
+            f"look at what answers at {peer}: no service of this release does that",
+        )
     if "certificate has expired" in text:
         return Unavailable(
             "certificate_expired", f"the TLS certificate of {peer} has expired", f"renew it: {peer}"
@@ -123,23 +129,20 @@ def config_url(host: str, port: int = 443) -> str:
     return f"https://config.{host}" if port == 443 else f"https://config.{host}:{port}"
 
 
-def _options(base_url: str, timeout: float) -> dict[str, Any]:
-    return {
-        "base_url": base_url,
-        "timeout": timeout,
-        "trust_env": False,
-        "follow_redirects": False,
-        "headers": {"user-agent": "trusted-infrastructure", "accept": "application/json"},
-    }
+def _https(context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(verify=context, trust_env=False)
 
 
-def _transport(
-    ca: Path | str, certificate: Path | None = None, key: Path | None = None
-) -> httpx.HTTPTransport:
-    return httpx.HTTPTransport(verify=tls_context(ca, certificate, key), trust_env=False)
-
-
-def _async_transport(
-    ca: Path | str, certificate: Path | None = None, key: Path | None = None
-) -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(verify=tls_context(ca, certificate, key), trust_env=False)
+def _client(transport: httpx.AsyncBaseTransport, base_url: str, timeout: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=BoundedAnswers(transport),
+        base_url=base_url,
+        timeout=timeout,
+        trust_env=False,
+        follow_redirects=False,
+        headers={
+            "user-agent": "trusted-infrastructure",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+        },
+    )

@@ -172,6 +172,27 @@ def test_the_managers_paths_are_not_here(agent: Served) -> None:
             assert client.get(path).status_code == 404
 
 
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "1e3", "99999"])
+def test_what_is_no_page_for_the_manager_is_refused(manager: KeyManager, limit: str) -> None:
+    answer = asyncio.run(manager.call("GET", f"keys?limit={limit}"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_request")
+    assert answer.json()["error"]["message"].startswith("limit:")
+
+
+def test_the_manager_reads_page_by_page(manager: KeyManager) -> None:
+    objects = manager.host.agent.host_keys.objects
+    made = sorted(asyncio.run(objects.generate(_use(f"vm-{number}"))).record.key_id for number in range(5))
+
+    def page(query: str) -> list[str]:
+        return [key["key_id"] for key in asyncio.run(manager.call("GET", f"keys{query}")).json()["keys"]]
+
+    assert page("?limit=2") == made[:2]
+    assert page(f"?limit=2&after={made[1]}") == made[2:4]
+    assert page(f"?limit=1000&after={made[3]}") == made[4:]
+    assert page(f"?limit=2&after={made[4]}") == []
+    assert sorted(page("")) == made
+
+
 def test_the_managers_socket_hands_out_no_key(manager: KeyManager) -> None:
     made = asyncio.run(manager.host.agent.host_keys.objects.generate(_use("vm-1")))
     listed = asyncio.run(manager.call("GET", "keys"))

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from services.host.key_manager import KeyManager
 from services.host.software_host import SoftwareHost
-from services.host.test_object_keys import FIRST, KEY, KINDS, USE, generate, restart, rewrap, rotate
+from services.host.test_object_keys import FIRST, KEY, KINDS, USE, generate, get, restart, rewrap, rotate
 from services.host.trust_authority import PROVIDER
 
-from trusted_infrastructure.host import usage_reports
+from trusted_infrastructure.host import key_registry, usage_reports
+from trusted_infrastructure.host.keys import ROUNDS
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
 
@@ -128,7 +131,10 @@ def test_changes_are_told_by_themselves_and_together(manager: KeyManager) -> Non
     async def run() -> None:
         keys = manager.host.agent.host_keys
         running = asyncio.create_task(keys.run())
-        await asyncio.sleep(0.1)
+        for _moment in range(500):
+            await asyncio.sleep(0.02)
+            if told(manager)[0]:
+                break
         assert told(manager)[0] == [(PROVIDER, {})]
         manager.host.services[0].away = True
         for _key in range(5):
@@ -136,7 +142,7 @@ def test_changes_are_told_by_themselves_and_together(manager: KeyManager) -> Non
         await asyncio.sleep(0.3)
         assert told(manager)[0] == [(PROVIDER, {})]
         manager.host.services[0].away = False
-        for _moment in range(100):
+        for _moment in range(500):
             await asyncio.sleep(0.02)
             if told(manager)[0][-1] == (PROVIDER, {"key-1": 5}):
                 break
@@ -154,3 +160,188 @@ def test_a_lagging_service_does_not_make_an_old_key_new(manager: KeyManager) -> 
     found = asyncio.run(manager.host.agent.host_keys.trusted.primary_keys(PROVIDER))
     assert found.current == {"key-1", "key-2"}
     assert (found.rests("key-1"), found.rests("key-2"), found.rests("key-0")) == (False, True, False)
+
+
+# ---- what overtakes what -----------------------------------------------------------------------------------
+
+
+def test_a_report_is_repeated_until_the_service_has_wrapped_nothing_else(manager: KeyManager) -> None:
+    """The service answers with the number of what it wrapped last; a report with another may lack keys."""
+    service = manager.host.services[0]
+    service.known = 3
+    generate(manager)
+    assert tell(manager)
+    assert [known for known, _keys in service.covers] == [0, 3]
+    service.known = 4
+    asyncio.run(manager.host.agent.host_keys.trusted.report(PROVIDER))
+    assert [known for known, _keys in service.covers] == [0, 3, 3, 4]
+    assert [known for known, _keys in manager.host.services[1].covers] == [0, 0]
+
+
+def test_a_service_that_always_wrapped_something_else_is_asked_again_later(manager: KeyManager) -> None:
+    generate(manager)
+    manager.host.services[0].known = None
+    assert not tell(manager)
+    assert len(manager.host.services[0].covers) == ROUNDS
+    # What it says of the primary keys counts all the same.
+    assert asyncio.run(manager.host.agent.host_keys.trusted.primary_keys(PROVIDER)).current == {"key-1"}
+
+
+def test_a_key_that_is_on_its_way_is_waited_for(manager: KeyManager) -> None:
+    async def run() -> None:
+        keys = manager.host.agent.host_keys
+        with keys.registry.arriving(PROVIDER):
+            report = asyncio.create_task(keys.trusted.report(PROVIDER))
+            await asyncio.sleep(0.05)
+            assert told(manager) == [[], []]
+            with keys.registry.arriving(PROVIDER):  # this one began later, and keeps nobody waiting
+                pass
+            await keys.objects.generate(USE)
+        await report
+
+    asyncio.run(run())
+    assert told(manager)[0] == [(PROVIDER, {"key-1": 1})]
+
+
+def test_a_key_that_nobody_waits_for_any_more_arrives_all_the_same(
+    manager: KeyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller goes away while it is written: it is on the disk in a moment, and no report may miss it."""
+    goes_on = threading.Event()
+    written = key_registry.write_state
+
+    def slow(path: Path, data: bytes) -> None:
+        goes_on.wait(10)
+        written(path, data)
+
+    monkeypatch.setattr(key_registry, "write_state", slow)
+
+    async def run() -> None:
+        keys = manager.host.agent.host_keys
+        making = asyncio.create_task(keys.objects.generate(USE))
+        while not manager.host.services[0].calls.count("create"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        making.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await making
+        report = asyncio.create_task(keys.trusted.report(PROVIDER))
+        await asyncio.sleep(0.05)
+        assert told(manager) == [[], []]
+        goes_on.set()
+        await report
+
+    asyncio.run(run())
+    assert told(manager)[0] == [(PROVIDER, {"key-1": 1})]
+
+
+def test_a_key_from_elsewhere_is_said_to_be_kept(manager: KeyManager) -> None:
+    objects = manager.host.agent.host_keys.objects
+    made = generate(manager)
+    get(manager, made.record.key_id)
+    asyncio.run(objects.forget(made.record.key_id))
+    asyncio.run(objects.get_wrapped(made.wrapped_key))
+    asyncio.run(objects.get_wrapped(made.wrapped_key))
+    assert manager.host.services[0].kept == [False, True, False]
+
+
+# ---- when --------------------------------------------------------------------------------------------------
+
+
+def running(manager: KeyManager, work: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        reporting = asyncio.create_task(manager.host.agent.host_keys.reports.run())
+        await asyncio.sleep(0.1)
+        try:
+            await work()
+        finally:
+            reporting.cancel()
+
+    asyncio.run(run())
+
+
+async def until(wanted: Callable[[], bool]) -> None:
+    for _moment in range(200):
+        if wanted():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+def test_the_first_report_waits_its_turn_but_not_with_a_change(
+    manager: KeyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start, hosts that have nothing new to say are spread; a rewrap is waited for by somebody."""
+    monkeypatch.setattr(usage_reports, "FIRST", (600.0, 600.0))
+
+    async def work() -> None:
+        assert told(manager)[0] == []
+        await manager.host.agent.host_keys.objects.generate(USE)
+        await until(lambda: told(manager)[0] == [(PROVIDER, {"key-1": 1})])
+
+    running(manager, work)
+
+
+def test_a_change_is_told_soon_although_something_else_has_failed_for_long(
+    manager: KeyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_reports, "RETRY", (0.05, 600.0))
+    pauses: list[float] = []
+
+    async def work() -> None:
+        manager.host.services[0].away = True
+        await manager.host.agent.host_keys.objects.generate(USE)
+        await asyncio.sleep(1.0)  # 0.05, 0.1, 0.2, 0.4, 0.8 s: the next is far
+        await manager.host.agent.host_keys.objects.generate(USE)
+        await asyncio.sleep(0.06)
+        manager.host.services[0].away = False
+        begun = asyncio.get_running_loop().time()
+        await until(lambda: (PROVIDER, {"key-1": 2}) in told(manager)[0])
+        pauses.append(asyncio.get_running_loop().time() - begun)
+
+    running(manager, work)
+    assert pauses[0] < 0.7
+
+
+def test_a_new_token_is_used_at_once(manager: KeyManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attestation refused for a moment: what could not be told for want of a token does not wait for more."""
+    monkeypatch.setattr(usage_reports, "RETRY", (600.0, 600.0))
+    agent = manager.host.agent
+    for service in manager.host.services:
+        service.refuse_attestation = Refusal("base_image_mismatch", "for a moment", status=403)
+    asyncio.run(agent.attest())
+
+    async def work() -> None:
+        assert told(manager) == [[], []]
+        for service in manager.host.services:
+            service.refuse_attestation = None
+        await agent.attest()
+        await until(lambda: told(manager) == [[(PROVIDER, {})]] * 2)
+
+    running(manager, work)
+
+
+def test_a_rewrap_has_all_told_again(manager: KeyManager) -> None:
+    """A service may have lost, or counted too much of, what it was told; hosts without keys tell, too."""
+
+    async def work() -> None:
+        await until(lambda: len(told(manager)[0]) == 1)
+        answer = await manager.call("POST", "keys/rewrap", {"provider": PROVIDER})
+        assert answer.status_code == 200
+        await until(lambda: told(manager) == [[(PROVIDER, {}), (PROVIDER, {})]] * 2)
+
+    running(manager, work)
+
+
+def test_a_provider_that_is_gone_is_not_told_for_ever(manager: KeyManager) -> None:
+    generate(manager)
+    assert tell(manager)
+    made = manager.host.agent.host_keys.objects.list()[0]
+    manager.providers(default=None, local="NATIVE")
+    for service in manager.host.services:
+        service.refuse_usage = Refusal("provider_unknown", "removed", status=404)
+    # As long as something is kept of it, it is told, or else tried.
+    manager.host.agent.host_keys.reports.again()
+    assert not tell(manager)
+    asyncio.run(manager.host.agent.host_keys.objects.forget(made.record.key_id))
+    assert tell(manager)

@@ -101,6 +101,11 @@ class TrustAuthorityHost:
     calls: list[str] = field(default_factory=list)
     unwrapped: list[bytes] = field(default_factory=list)
     reports: list[tuple[str, dict[str, int]]] = field(default_factory=list)
+    # known: the number of what was wrapped last; None: another one each time. covers: of each report.
+    known: int | None = 0
+    covers: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    # Of each request to unwrap: whether the host keeps the key from then on.
+    kept: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.token_key = ec.generate_private_key(ec.SECP256R1())
@@ -259,12 +264,15 @@ class TrustAuthorityHost:
             raise self.refuse_usage
         body = await request.body()
         self._authorized(request, body, "usage")
-        self.reports.append((request.path_params["provider"], messages.decode(body, KeyUsageReport).keys))
+        report = messages.decode(body, KeyUsageReport)
+        self.reports.append((request.path_params["provider"], report.keys))
+        self.covers.append((report.known, report.keys))
         return JSONAnswer(
             PrimaryKeyIds(
                 primary_key_id=self.primary_key_id,
                 previous=list(self.previous),
                 compromised=sorted(self.compromised),
+                known=report.known + 1 if self.known is None else self.known,
             )
         )
 
@@ -320,6 +328,7 @@ class TrustAuthorityHost:
         else:
             unwrap = messages.decode(body, UnwrapKeyRequest)
             header, kek = self._opened(unwrap.wrapped_key)
+            self.kept.append(unwrap.keep is True)
             target = unwrap.hpke_public_key
         self.unwrapped.append(kek)
         service_id = self.service_id("key-provider-service")

@@ -234,8 +234,10 @@ class Host:
         message = CreateKeyRequest(object_label=label, hpke_public_key=self.sealing_key.public_bytes())
         return messages.encode(message)
 
-    def unwrap_body(self, wrapped_key: bytes) -> bytes:
-        message = UnwrapKeyRequest(wrapped_key=wrapped_key, hpke_public_key=self.sealing_key.public_bytes())
+    def unwrap_body(self, wrapped_key: bytes, **more: bool) -> bytes:
+        message = UnwrapKeyRequest(
+            wrapped_key=wrapped_key, hpke_public_key=self.sealing_key.public_bytes(), **more
+        )
         return messages.encode(message)
 
     def rewrap_body(self, wrapped_key: bytes) -> bytes:

@@ -574,6 +574,12 @@ USAGE: dict[str, Mutation] = {
     "a negative count": reporting(
         "malformed_request", body=lambda _host: b'{"version":1,"keys":{"1001":-1}}'
     ),
+    "a number that was never answered": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"known":-1}'
+    ),
+    "a number beyond all": reporting(
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"known":9223372036854775808}'
+    ),
     "a count that is none": reporting(
         "malformed_request", body=lambda _host: b'{"version":1,"keys":{"1001":"3"}}'
     ),

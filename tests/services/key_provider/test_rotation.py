@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from services.key_provider.harness import (
@@ -100,7 +101,7 @@ def test_a_key_under_the_primary_key_of_now_is_answered_as_it_is(during: Service
     current = wrapped_key()
     answer, key = during.released(during.host.rewrap_body(current), "rewrap")
     assert (answer.wrapped_key, key) == (current, KEK)
-    assert during.parts.usage.of("finance")[0].marks.keys() == {KEY_ID}
+    assert during.parts.usage.of("finance") == []
 
 
 def test_a_rewrapped_key_is_sealed_and_signed_like_any_other(during: Service) -> None:
@@ -255,6 +256,7 @@ def test_a_report_is_answered_with_the_primary_keys(during: Service) -> None:
     change(during, rotated(compromised=True))
     response = reporting("", prepare=None).send(during)
     assert messages.decode(response.content, PrimaryKeyIds).compromised == [PREVIOUS_ID]
+    assert ids.known == 0
     record = during.audit()[-1]
     assert (record["code"], record["host"], record["detail"]["keys"]) == ("ok", "host1", 4)
     assert (record["detail"]["operation"], record["detail"]["provider"]) == ("usage", "finance")
@@ -266,7 +268,13 @@ def test_the_manager_reads_what_hosts_keep(during: Service) -> None:
     path = "/kms/manage/v1/providers/finance/usage"
     (found,) = during.management.get(path).json()["usage"]
     assert (found["scope"], found["host"], found["keys"]) == ("cluster-a", "host1", {"1001": 3, "900": 1})
-    assert list(found["marks"]) == [KEY_ID]
+    assert found["marks"] == {KEY_ID: 1}
+    # A report that was counted before that key arrived is told so; the next one has it.
+    for known, left in ((0, {KEY_ID: 1}), (1, {})):
+        body = messages.encode(messages.KeyUsageReport(keys={"1001": 4}, known=known))
+        response = reporting("", prepare=None, body=lambda _host, body=body: body).send(during)
+        assert messages.decode(response.content, PrimaryKeyIds).known == 1
+        assert during.parts.usage.of("finance")[0].marks == left
     assert during.management.get(path.replace("finance", "hr")).status_code == 404
     assert during.public.get(path).status_code == 404
     assert during.public.get(USAGE_PATH).status_code == 405
@@ -275,26 +283,55 @@ def test_the_manager_reads_what_hosts_keep(during: Service) -> None:
 @pytest.mark.parametrize(
     ("action", "body", "marked"),
     [
-        ("create", "create", {KEY_ID}),
-        ("unwrap", "unwrap", {PREVIOUS_ID}),
-        ("rewrap", "rewrap", {KEY_ID}),
+        ("create", "create", KEY_ID),
+        ("unwrap", "arrives", PREVIOUS_ID),
+        ("rewrap", "rewrap", KEY_ID),
     ],
 )
-def test_what_is_given_to_a_host_is_marked(during: Service, action: str, body: str, marked: set[str]) -> None:
+def test_what_a_host_keeps_from_now_on_is_marked(
+    during: Service, action: str, body: str, marked: str
+) -> None:
     bodies = {
         "create": during.host.create_body,
-        "unwrap": lambda: during.host.unwrap_body(PREVIOUS),
+        "arrives": lambda: during.host.unwrap_body(PREVIOUS, keep=True),
         "rewrap": lambda: during.host.rewrap_body(PREVIOUS),
     }
-    during.released(bodies[body](), action)
-    (found,) = during.parts.usage.of("finance")
-    assert (found.reported, set(found.marks)) == (None, marked)
+    for number in (1, 2):
+        during.released(bodies[body](), action)
+        (found,) = during.parts.usage.of("finance")
+        assert (found.reported, found.marks) == (None, {marked: number})
+
+
+@pytest.mark.parametrize("more", [{}, {"keep": False}])
+def test_what_a_host_keeps_already_is_not(during: Service, more: dict[str, bool]) -> None:
+    """It was marked when it came, or was reported: opening it costs no write."""
+    during.released(during.host.unwrap_body(PREVIOUS, **more), "unwrap")
+    assert during.parts.usage.of("finance") == []
+
+
+def test_a_mark_of_a_key_that_was_just_replaced_is_counted_or_no_key_leaves(
+    during: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rotation is published while the mark is written: whoever counts may have counted before that."""
+    kept = during.parts.usage.kept
+
+    def late(*mark: Any) -> None:
+        during.authority.put("key_provider", "finance", rotated())
+        during.publish()
+        kept(*mark)
+
+    change(during, BEFORE)
+    monkeypatch.setattr(during.parts.usage, "kept", late)
+    assert code(during, during.host.create_body(), "create") == "primary_key_unavailable"
+    assert [one.marks for one in during.parts.usage.of("finance")] == [{PREVIOUS_ID: 1}]
+    monkeypatch.undo()
+    assert code(during, during.host.create_body(), "create") == "ok"
 
 
 def test_a_key_check_keeps_nothing(during: Service) -> None:
     during.released(during.host.create_body(KEY_CHECK_LABEL), "create")
     checked = wrapped_key(primary_key_id=PREVIOUS_ID, object_label=KEY_CHECK_LABEL)
-    during.released(during.host.unwrap_body(checked), "unwrap")
+    during.released(during.host.unwrap_body(checked, keep=True), "unwrap")
     assert during.parts.usage.of("finance") == []
 
 
@@ -302,7 +339,7 @@ def test_marks_and_reports_outlast_a_kill(during: Service) -> None:
     """What was answered is on disk: the service is not closed, as after a kill."""
     during.released(during.host.create_body(), "create")
     reporting("", prepare=None, body=lambda _host: REPORT).send(during)
-    during.released(during.host.unwrap_body(PREVIOUS), "unwrap")
+    during.released(during.host.unwrap_body(PREVIOUS, keep=True), "unwrap")
     before = during.parts.usage.of("finance")
     again = Usage(during.settings.state_directory / "usage.db", during.clock)
     assert again.of("finance") == before

@@ -75,6 +75,19 @@ class Issuer:
         builder = x509.CertificateSigningRequestBuilder().subject_name(self.subject)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
+    def certify(self, key: ec.EllipticCurvePublicKey, end: datetime.datetime = END) -> str:
+        """A certificate for somebody's key, PEM."""
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "certified")]))
+            .issuer_name(self.subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(START)
+            .not_valid_after(end)
+        )
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
     def crl(self, *serials: int, start: datetime.datetime = START, end: datetime.datetime = END) -> str:
         """A certificate revocation list of this CA, PEM."""
         builder = x509.CertificateRevocationListBuilder(self.subject, start, end)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import Any
 
 from services.manager.harness import Api
 
+from trusted_infrastructure.key_delivery import KeyRecord
 from trusted_infrastructure.manager.maintenance import maintain
 
 PROVIDERS = "/vcenter/crypto-manager/kms/providers"
@@ -45,6 +47,8 @@ def backup(api: Api, password: str | None = None, name: str = "branch") -> bytes
     assert answer.headers["content-type"] == "application/x-pkcs12"
     assert answer.headers["cache-control"] == "no-store"
     assert int(answer.headers["content-length"]) == len(answer.content)
+    sha256 = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+    assert answer.headers["repr-digest"] == f"sha-256=:{sha256}:"
     return bytes(answer.content)
 
 
@@ -70,3 +74,18 @@ def error_of(response: Any) -> tuple[int, str, str]:
     first = content["messages"][0]
     name = first["args"][0] if content["error_type"] == "INVALID_ARGUMENT" else first["id"].split(".")[-1]
     return response.status_code, content["error_type"], name
+
+
+def record(primary_key: str) -> KeyRecord:
+    """A key of an object under a key of the provider."""
+    return KeyRecord(
+        key_id="dek",
+        object_id="machine",
+        component="Virtual Machine",
+        name="web",
+        provider="branch",
+        type="NATIVE",
+        kek_id="kek",
+        primary_key_id=primary_key,
+        created=1,
+    )

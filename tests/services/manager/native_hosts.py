@@ -70,11 +70,14 @@ class Agent:
             assert key.check_value == check_value(opened[key.key_id], key.key_id)
         assert push.keys[0].key_id == push.key_id
         self.pushes.append(push)
+        before = self.states.get(push.provider)
+        kept = before.keys.keys() - opened.keys() - set(push.removed) if before else set()
+        opened |= {key_id: self.keys[push.provider][key_id] for key_id in sorted(kept)}
         self.keys[push.provider] = opened
         self.states[push.provider] = NativeProviderState(
             provider=push.provider,
             key_id=push.key_id,
-            keys={key.key_id: key.check_value for key in push.keys},
+            keys={key_id: check_value(secret, key_id) for key_id, secret in opened.items()},
             state="AVAILABLE",
             sealed=self.tpm,
             tpm_required=push.tpm_required,

@@ -58,14 +58,17 @@ class Hosts:
     def __init__(self, api: Api, **reports: list[RewrapReport | NodeError]) -> None:
         self.reports = reports
         self.asked: list[tuple[str, RewrapKeys]] = []
+        self.kept = [record(1, primary_key_id=None)]
+        self.pages: list[str] = []
         self._others = api.nodes.call
         api.nodes.call = self.call  # type: ignore[method-assign]
 
     async def call(
         self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
     ) -> bytes:
-        if (method, path) == ("GET", KEYS):
-            return msgspec.json.encode(KeyRecords(keys=[record(1, primary_key_id=None)]))
+        if method == "GET" and path.startswith(f"{KEYS}?"):
+            self.pages.append(path.removeprefix(f"{KEYS}?"))
+            return msgspec.json.encode(KeyRecords(keys=self.kept))
         if (method, path) != ("POST", f"{KEYS}/rewrap"):
             return await self._others(host, method, path, content, timeout)
         assert timeout == host_keys.REWRAP_TIMEOUT
@@ -119,6 +122,26 @@ def test_a_host_that_does_not_answer_has_no_list(workload: Api) -> None:
     workload.nodes.down = {"host1"}
     response = workload.request("GET", "/trust/hosts/host1/keys")
     assert (response.status_code, response.json()["error_type"]) == (503, "SERVICE_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=", "after=", "after=a&after=b"])
+def test_what_is_no_page_is_refused(workload: Api, query: str) -> None:
+    hosts = Hosts(workload)
+    response = workload.request("GET", f"/trust/hosts/host1/keys?{query}")
+    assert response.status_code == 400
+    assert response.json()["messages"][0]["args"] == [query.partition("=")[0]]
+    assert hosts.pages == []
+
+
+def test_a_page_is_one_whatever_the_host_says(workload: Api) -> None:
+    """It asks the host for no more, and gives what follows, in order, so that whoever reads on gets on."""
+    hosts = Hosts(workload)
+    hosts.kept = [record(number) for number in (5, 1, 3, 4, 2)]
+    found = workload.ok("GET", "/trust/hosts/host1/keys?after=key-1&limit=3")
+    assert [key["key_id"] for key in found] == ["key-2", "key-3", "key-4"]
+    assert workload.ok("GET", "/trust/hosts/host1/keys?after=key-5") == []
+    assert workload.ok("GET", "/trust/hosts/host1/keys?after=%26+%2F") != []
+    assert hosts.pages == ["after=key-1&limit=3", "after=key-5&limit=1000", "after=%26+%2F&limit=1000"]
 
 
 def test_the_keys_of_a_host(workload: Api) -> None:

@@ -60,10 +60,10 @@ class Hosts(KeyProviderHosts):
         return found
 
 
-def used(host: str, reported: float | None, keys: dict[str, int] | None = None, **marks: float) -> Any:
+def used(host: str, reported: float | None, keys: dict[str, int] | None = None, **marks: int) -> Any:
     """What a Trust Authority host knows of one host; "key-1" is written key_1 as a mark."""
-    times = {name.replace("_", "-"): time for name, time in marks.items()}
-    return {"scope": "lab", "host": host, "reported": reported, "keys": keys or {}, "marks": times}
+    counts = {name.replace("_", "-"): count for name, count in marks.items()}
+    return {"scope": "lab", "host": host, "reported": reported, "keys": keys or {}, "marks": counts}
 
 
 @pytest.fixture
@@ -105,14 +105,14 @@ def test_a_rotation_from_beginning_to_end(api: Api, hosts: Hosts, clock: Clock) 
             }
         ]
     hosts.usage["ta1"] = [used("host1", clock.now, {"key-1": 2, "key-2": 1})]
-    hosts.usage["ta2"] = [used("host2", None, key_1=clock.now - 60)]
+    hosts.usage["ta2"] = [used("host2", None, key_1=1)]
     found = api.done("GET", ROTATION)
     assert (found["master_key_id"], found["unknown"]) == ("key-2", [])
     (previous,) = found["previous"]
     assert (previous["master_key_id"], previous["keys_left"], previous["compromised"]) == ("key-1", 3, False)
     assert previous["hosts"] == [
-        {"scope": "lab", "host": "host1", "keys": 2, "reported": int(clock.now)},
-        {"scope": "lab", "host": "host2", "keys": 1},
+        {"scope": "lab", "host": "host1", "keys": 2, "denied": False, "reported": int(clock.now)},
+        {"scope": "lab", "host": "host2", "keys": 1, "denied": False},
     ]
     error = api.failed("POST", COMPLETE, json={})
     assert reason(error) == ("NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
@@ -232,6 +232,97 @@ def test_a_service_that_does_not_answer_is_not_a_service_without_keys(api: Api, 
     assert hosts.document()["previous_keys"] != []
 
 
+def deny(api: Api, host: str) -> None:
+    spec = {"host": host, "ek_digest": "ab" * 32, "reason": "removed"}
+    api.done("POST", "/trust/clusters/authority/denied-hosts", json=spec)
+
+
+@pytest.mark.parametrize(
+    ("denied", "without"), [([], ["host3"]), (["host3"], []), (["host3"], ["host1"]), (["host1"], ["host3"])]
+)
+def test_what_a_host_keeps_is_not_given_up_by_half(
+    api: Api, hosts: Hosts, clock: Clock, denied: list[str], without: list[str]
+) -> None:
+    """It takes both: the host is denied, and its keys are named."""
+    rotate(api)
+    for host in denied:
+        deny(api, host)
+    hosts.usage["ta1"] = [used("host3", clock.now, {"key-1": 2})]
+    error = api.failed("POST", COMPLETE, json={"without_hosts": without})
+    assert reason(error) == ("NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    assert ("is denied" in error["messages"][1]["default_message"]) == ("host3" in denied)
+    assert hosts.document()["previous_keys"] != []
+
+
+def test_keys_of_a_removed_host_are_given_up_by_name(api: Api, hosts: Hosts, clock: Clock) -> None:
+    rotate(api)
+    deny(api, "host3")
+    hosts.usage["ta1"] = [used("host1", clock.now, {"key-1": 1}), used("host3", clock.now, {"key-1": 2})]
+    hosts.usage["ta2"] = [used("host3", None, key_1=1)]
+    (previous,) = api.done("GET", ROTATION)["previous"]
+    assert [(host["host"], host["denied"]) for host in previous["hosts"]] == [
+        ("host1", False),
+        ("host3", True),
+    ]
+    error = api.failed("POST", COMPLETE, json={"without_hosts": ["host3"]})
+    assert reason(error)[1] == "keys_left"
+    assert "host3" not in str(error["messages"])
+    hosts.usage["ta1"].pop(0)
+    # What is not known is not given up by it.
+    api.nodes.down = {"ta2"}
+    error = api.failed("POST", COMPLETE, json={"without_hosts": ["host3"]})
+    assert reason(error)[1] == "keys_unknown"
+    api.nodes.down = set()
+    done = api.done("POST", COMPLETE, json={"without_hosts": ["host3", "host9"]})
+    assert (done["removed"], [(row["master_key_id"], row["keys"]) for row in done["lost"]]) == (
+        ["key-1"],
+        [("key-1", 3)],
+    )
+    assert [(host["host"], host["denied"]) for host in done["lost"][0]["hosts"]] == [("host3", True)]
+    assert hosts.document("ta2")["previous_keys"] == []
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_host_that_did_not_hear_of_the_end_is_told_by_repeating(
+    api: Api, hosts: Hosts, clock: Clock, force: bool
+) -> None:
+    """Whichever way it is repeated."""
+    rotate(api)
+    hosts.usage["ta1"] = [used("host1", clock.now, {"key-1": 2})]
+    api.nodes.down = {"ta2"}
+    for _again in range(2):
+        error = api.failed("POST", COMPLETE, json={"force": True})
+        assert reason(error) == ("RESOURCE_INACCESSIBLE", "replication_failed")
+        assert "ta2" in error["messages"][0]["default_message"]
+        assert hosts.document()["previous_keys"] == []
+        assert [key["master_key_id"] for key in hosts.document("ta2")["previous_keys"]] == ["key-1"]
+        if not _again:
+            assert "given up (keys left under it: 2)" in error["messages"][0]["default_message"]
+            assert "host1 (scope lab) keeps 2" in str(error["messages"])
+    found = api.done("GET", ROTATION)
+    assert (found["previous"], found["unknown"], found["behind"]) == ([], ["ta2"], [])
+    api.nodes.down = set()
+    assert api.done("GET", ROTATION)["behind"] == ["ta2"]
+    done = api.done("POST", COMPLETE, json={"force": force})
+    assert (done["removed"], done["lost"]) == ([], [])
+    assert hosts.document("ta2") == hosts.document()
+    assert api.done("GET", ROTATION)["behind"] == []
+
+
+def test_a_host_that_did_not_hear_of_a_compromise_is_told_by_repeating(api: Api, hosts: Hosts) -> None:
+    """It goes on wrapping under the key that was stolen."""
+    rotate(api)
+    api.nodes.refusing = {"ta2"}
+    for _again in range(2):
+        error = api.failed("POST", COMPROMISE, json={"master_key_id": "key-3"})
+        assert reason(error) == ("RESOURCE_INACCESSIBLE", "replication_failed")
+    assert hosts.document("ta2")["master_key_id"] == "key-2"
+    api.nodes.refusing = set()
+    assert api.done("GET", ROTATION)["behind"] == ["ta2"]
+    assert api.done("POST", COMPROMISE, json={"master_key_id": "key-3"})["compromised"] == []
+    assert hosts.document("ta2") == hosts.document()
+
+
 def test_force_says_what_is_lost(api: Api, hosts: Hosts, clock: Clock) -> None:
     rotate(api)
     hosts.usage["ta1"] = [used("host1", clock.now, {"key-1": 2})]
@@ -315,7 +406,7 @@ def test_a_manager_that_stops_before_the_hosts_heard_of_it(
     # One that has not heard of it wraps under the old key still: it is not given up.
     assert reason(api.failed("POST", COMPLETE, json={})) == ("NOT_ALLOWED_IN_CURRENT_STATE", "keys_unknown")
     api.nodes.refusing = set()
-    hosts.usage["ta2"] = [used("host1", None, key_1=1.0)]
+    hosts.usage["ta2"] = [used("host1", None, key_1=1)]
     assert reason(api.failed("POST", COMPLETE, json={}))[1] == "keys_left"
     assert hosts.document("ta2") == hosts.document()
 
@@ -357,7 +448,7 @@ def test_who_may_not_see_or_change_it(api: Api, hosts: Hosts) -> None:
 Known = list[list[KnownUsage]]
 
 
-def known(reported: float | None, keys: int = 0, marked: float = 0.0, host: str = "host1") -> KnownUsage:
+def known(reported: float | None, keys: int = 0, marked: int = 0, host: str = "host1") -> KnownUsage:
     marks = {"K": marked} if marked else {}
     return KnownUsage("lab", host, reported, {"K": keys, "other": 9} if keys else {"other": 9}, marks)
 
@@ -368,21 +459,20 @@ def known(reported: float | None, keys: int = 0, marked: float = 0.0, host: str 
         ([[], []], []),
         ([[known(10, 0)], []], []),
         ([[known(10, 3)], []], [3]),
-        ([[known(None, marked=5)], []], [1]),
-        # The newest report counts alone.
-        ([[known(10, 3)], [known(20, 0)]], []),
-        ([[known(20, 0)], [known(10, 3)]], []),
+        ([[known(None, marked=5)], []], [5]),
+        # The report with the most, whatever the clocks say.
+        ([[known(10, 3)], [known(20, 0)]], [3]),
+        ([[known(20, 0)], [known(10, 3)]], [3]),
         ([[known(10, 0)], [known(20, 3)]], [3]),
-        ([[known(10, 3)], [known(20, 1)]], [1]),
-        # A mark is as good as one key, until a newer report.
-        ([[known(10, 0, marked=15)], []], [1]),
-        ([[known(10, 4, marked=15)], []], [4]),
-        ([[known(10, 0)], [known(None, marked=15)]], [1]),
-        ([[known(20, 0)], [known(None, marked=15)]], []),
-        ([[known(20, 0)], [known(10, 0, marked=15)]], []),
-        ([[known(20, 0)], [known(10, 5, marked=25)]], [1]),
+        ([[known(10, 3)], [known(20, 1)]], [3]),
+        # And all that no report covers.
+        ([[known(10, 0, marked=1)], []], [1]),
+        ([[known(10, 4, marked=2)], []], [6]),
+        ([[known(10, 0)], [known(None, marked=1)]], [1]),
+        ([[known(20, 0)], [known(10, 0, marked=1)]], [1]),
+        ([[known(20, 1, marked=2)], [known(10, 5, marked=3)]], [10]),
         # Hosts are counted each for itself.
-        ([[known(20, 0), known(5, 2, host="host2")], [known(30, 1, host="host2")]], [1]),
+        ([[known(20, 0), known(5, 2, host="host2")], [known(30, 1, host="host2")]], [2]),
         ([[known(20, 4), known(5, 2, host="host2")], []], [4, 2]),
     ],
 )

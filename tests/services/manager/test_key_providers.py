@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 from typing import Any
 
 import msgspec
 import pytest
-from services.manager.harness import Api, Clock
+from services.manager.harness import Api
 from services.manager.material import Issuer
 
 from trusted_infrastructure import sealing
@@ -23,6 +22,7 @@ ONE = f"{PROVIDERS}/finance"
 PASSWORD = "a password of the key server"
 KMS_CA = Issuer("key server CA")
 CLIENT = Issuer("client", ca=False)
+REQUESTING = Issuer("client with a request", ca=False)
 
 SPEC = {
     "provider": "finance",
@@ -51,8 +51,8 @@ class KeyProviderHosts:
         answers = api.nodes.answers
         path = "/kms/manage/v1/providers/finance"
         answers["GET", "/kms/manage/v1/sealing-key"] = self.sealing_key
-        answers["POST", f"{path}/client-certificate"] = self.made("certificate", CLIENT.pem)
-        answers["POST", f"{path}/csr"] = self.made("csr", CLIENT.request())
+        answers["POST", f"{path}/client-certificate"] = self.made("certificate", CLIENT.pem, CLIENT)
+        answers["POST", f"{path}/csr"] = self.made("csr", REQUESTING.request(), REQUESTING)
         answers["POST", f"{path}/reseal"] = self.reseal
         answers["POST", f"{path}/check-value"] = lambda _body: {"check_value": self.check_value}
         answers["GET", f"{path}/peer-certs"] = lambda _host: [
@@ -64,11 +64,11 @@ class KeyProviderHosts:
         key = self.keys.setdefault(host, sealing.SealingKey.generate("X25519"))
         return {"suite": "X25519", "public_key": key.public_bytes()}
 
-    def made(self, name: str, value: str) -> Any:
+    def made(self, name: str, value: str, owner: Issuer) -> Any:
         def answer(body: dict[str, Any]) -> dict[str, Any]:
             return {
                 name: value,
-                "private_key": self.seal(CLIENT.key_pem.encode(), body, "client_private_key"),
+                "private_key": self.seal(owner.key_pem.encode(), body, "client_private_key"),
             }
 
         return answer
@@ -253,97 +253,6 @@ def test_a_self_signed_client_certificate(authority: Api, hosts: KeyProviderHost
     assert authority.done("GET", f"{ONE}/client-certificate") == {"certificate": CLIENT.pem}
     for host in ("ta1", "ta2"):
         assert hosts.opened(host, "client_private_key", "client_private_key") == CLIENT.key_pem.encode()
-
-
-def test_a_signed_certificate_answers_the_request(authority: Api, hosts: KeyProviderHosts) -> None:
-    path = f"{ONE}/client-certificate"
-    assert authority.failed("GET", f"{path}/csr")["error_type"] == "NOT_FOUND"
-    error = authority.failed("PATCH", path, json={"certificate": CLIENT.pem})
-    assert (error["error_type"], error["messages"][0]["args"]) == ("INVALID_ARGUMENT", ["spec.private_key"])
-    csr = authority.done("POST", f"{path}/csr")
-    assert authority.done("GET", f"{path}/csr") == csr
-    error = authority.failed("PATCH", path, json={"certificate": KMS_CA.pem})
-    assert error["messages"][0]["args"] == ["spec.certificate"]
-    authority.done("PATCH", path, json={"certificate": CLIENT.pem})
-    assert hosts.opened("ta2", "client_private_key", "client_private_key") == CLIENT.key_pem.encode()
-    assert authority.failed("GET", f"{path}/csr")["error_type"] == "NOT_FOUND"
-
-
-def test_a_certificate_with_its_key(authority: Api, hosts: KeyProviderHosts, tmp_path) -> None:
-    path = f"{ONE}/client-certificate"
-    authority.done("PATCH", path, json={"certificate": CLIENT.pem, "private_key": CLIENT.key_pem})
-    opened = hosts.opened("ta1", "client_private_key", "client_private_key")
-    assert opened == CLIENT.key_pem.encode()
-    secret = base64.b64encode(CLIENT.key_pem.encode())
-    for file in tmp_path.iterdir():
-        content = file.read_bytes()
-        assert CLIENT.key_pem.splitlines()[1].encode() not in content and secret not in content
-    for body, field in [
-        ({"certificate": CLIENT.pem, "private_key": KMS_CA.key_pem}, "spec.private_key"),
-        ({"certificate": CLIENT.pem, "private_key": "no"}, "spec.private_key"),
-        ({"certificate": "no"}, "spec.certificate"),
-    ]:
-        response = authority.request("PATCH", f"{path}?vmw-task=true", json=body)
-        assert response.status_code == 400
-        assert response.json()["messages"][0]["args"] == [field]
-        assert "PRIVATE KEY" not in response.text
-
-
-ROOT = Issuer("root of the clients")
-ISSUING = Issuer("issues for clients", ROOT)
-OF_CHAIN = Issuer("client of a chain", ISSUING, ca=False)
-
-
-def test_a_certificate_with_its_intermediates(authority: Api, hosts: KeyProviderHosts) -> None:
-    """A key server that knows the root alone can follow them."""
-    path, chain = f"{ONE}/client-certificate", OF_CHAIN.pem + ISSUING.pem
-    authority.done("PATCH", path, json={"certificate": chain, "private_key": OF_CHAIN.key_pem})
-    assert authority.done("GET", path) == {"certificate": chain}
-    for wrong in (
-        ISSUING.pem + OF_CHAIN.pem,
-        OF_CHAIN.pem + ROOT.pem,
-        OF_CHAIN.pem + OF_CHAIN.pem,
-        chain + CLIENT.pem,
-        chain + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    ):
-        body = {"certificate": wrong, "private_key": OF_CHAIN.key_pem}
-        response = authority.request("PATCH", f"{path}?vmw-task=true", json=body)
-        assert response.status_code == 400, wrong
-        assert response.json()["messages"][0]["args"][0].startswith("spec.")
-    # What stands between certificates is not stored.
-    bundle = OF_CHAIN.key_pem + OF_CHAIN.pem + OF_CHAIN.key_pem + ISSUING.pem
-    authority.done("PATCH", path, json={"certificate": bundle, "private_key": OF_CHAIN.key_pem})
-    assert "PRIVATE" not in str(authority.nodes.content("ta1", "key_provider", "finance"))
-
-
-def test_a_renewed_certificate_keeps_the_key(authority: Api, hosts: KeyProviderHosts) -> None:
-    path = f"{ONE}/client-certificate"
-    authority.done("POST", path)
-    before = authority.nodes.content("ta1", "key_provider", "finance")
-    authority.done("POST", f"{path}/csr")
-    renewed = Issuer("renewed", ROOT, ca=False, key=CLIENT.key)
-    authority.done("PATCH", path, json={"certificate": renewed.pem})
-    after = authority.nodes.content("ta1", "key_provider", "finance")
-    assert after["client_certificate"] == renewed.pem
-    assert after["client_private_key"] == before["client_private_key"]
-    assert after["csr"] is not None  # it answers no request
-    error = authority.failed("PATCH", path, json={"certificate": OF_CHAIN.pem})
-    assert error["messages"][0]["args"][0] == "spec.certificate"
-
-
-def test_a_certificate_that_has_ended_is_not_installed(
-    authority: Api, hosts: KeyProviderHosts, clock: Clock
-) -> None:
-    clock.now = CLIENT.certificate.not_valid_after_utc.timestamp()
-    authority.login()
-    path = f"{ONE}/client-certificate"
-    for body in ({"certificate": CLIENT.pem}, {"certificate": CLIENT.pem, "private_key": CLIENT.key_pem}):
-        error = authority.failed("PATCH", path, json=body)
-        assert (error["error_type"], error["messages"][0]["args"][0]) == (
-            "INVALID_ARGUMENT",
-            "spec.certificate",
-        )
-        assert "ended at 2036" in error["messages"][0]["default_message"]
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def test_a_changed_byte_never_gives_another_document() -> None:
 
 
 def test_a_huge_file_is_not_looked_at() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     error = refusal(b"\x30\x83\xff\xff\xff" + bytes(50_000_000))
     assert (error.field, "larger than" in error.reason) == ("config", True)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_wrong_passwords_name_the_password() -> None:
@@ -181,14 +181,14 @@ def test_a_file_that_wants_hours_of_hashing_costs_nothing(count: int) -> None:
     data = native_backup.write(DOCUMENT, "password")
     width = max(1, (count.bit_length() + 8) // 8)
     bomb = der.encode(der.INTEGER, count.to_bytes(width, "big", signed=True))
-    started = time.monotonic()
+    started = time.process_time()
     for number in (ROUNDS, 2048):  # PBKDF2, integrity check
         harmless = der.encode(der.INTEGER, number.to_bytes(2, "big"))
         assert harmless in data
         changed = replaced(data, harmless, bomb)
         error = refusal(changed, "password")
         assert (error.field, "hashed" in error.reason) == ("config", True), error.reason
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_an_integrity_check_with_rounds_of_its_own_is_not_begun() -> None:
@@ -212,10 +212,10 @@ def test_an_integrity_check_with_rounds_of_its_own_is_not_begun() -> None:
     )
     digest = value(der.SEQUENCE, algorithm, value(der.OCTET_STRING, bytes(32)))
     mac = value(der.SEQUENCE, digest, value(der.OCTET_STRING, b"salt" * 2), value(der.INTEGER, b"\x01"))
-    started = time.monotonic()
+    started = time.process_time()
     error = refusal(value(der.SEQUENCE, version.raw, content.raw, mac), "password")
     assert (error.field, "integrity check" in error.reason) == ("config", True), error.reason
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def arcs(dotted: str) -> bytes:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 from services.manager.harness import Api
 from services.manager.native_calls import (
     HOSTS,
     KEY_ID,
+    KEYS,
     OTHER_ID,
     PROVIDERS,
     SECRET,
@@ -18,12 +20,20 @@ from services.manager.native_calls import (
     create,
     error_of,
     maintained,
+    record,
     seen,
     usable,
 )
 from services.manager.native_hosts import NativeHosts
 
 from trusted_infrastructure.manager import events
+from trusted_infrastructure.manager.database import (
+    native_host_states,
+    native_key_providers,
+    native_provider_keys,
+)
+from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.messages import pcr_policy_reference
 
 
 def test_a_host_without_a_tpm_is_a_warning(manager: Api, hosts: NativeHosts) -> None:
@@ -169,6 +179,101 @@ def test_a_key_without_room_for_another_is_said(manager: Api, hosts: NativeHosts
     manager.done("DELETE", "/trust/clusters/trusted/hosts/host2")
     found = seen(manager, events.NATIVE_NOT_BACKED_UP_AFTER_UPDATE)
     assert [item["details"]["code"] for item in found] == ["too_many_native_keys"]
+
+
+# ---- a manager whose database is an old backup
+
+
+def restored(manager: Api) -> str:
+    """The provider is usable, and its database is kept; then it gets another key, and the old database."""
+    usable(manager)
+    database = manager.manager.database
+    with database.transaction() as connection:
+        keys = [row._asdict() for row in connection.execute(sql.select(native_provider_keys))]
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    backup(manager)
+    with database.transaction() as connection:
+        connection.execute(native_provider_keys.delete())
+        connection.execute(native_provider_keys.insert(), keys)
+        connection.execute(native_key_providers.update().values(key_id=KEY_ID))
+        connection.execute(native_host_states.delete())
+    return OTHER_ID
+
+
+def test_a_restored_manager_takes_no_keys_away_and_says_what_it_lacks(
+    manager: Api, hosts: NativeHosts
+) -> None:
+    lost = restored(manager)
+    for name in ("host1", "host2"):
+        before = dict(hosts.agent(name).keys["branch"])
+        for _round in range(3):
+            maintained(manager)
+        assert hosts.agent(name).keys["branch"] == before
+        assert hosts.agent(name).states["branch"].key_id == KEY_ID
+        assert len(hosts.agent(name).pushes) == 3  # one more, and not one each minute
+        info = manager.ok("GET", f"{HOSTS}/{name}/kms/providers/branch")
+        assert (info["health"], info["details"][0]["id"]) == (
+            "WARNING",
+            "trusted.infrastructure.native_keys_kept",
+        )
+        assert lost in info["details"][0]["default_message"]
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "WARNING"
+    # What is worse stays so.
+    hosts.agent("host1").lock("branch")
+    assert manager.ok("GET", f"{HOSTS}/host1/kms/providers/branch")["health"] == "ERROR"
+
+
+def test_what_only_hosts_have_is_listed_and_can_be_removed(manager: Api, hosts: NativeHosts) -> None:
+    lost = restored(manager)
+    maintained(manager)
+    hosts.agent("host2").records = [record(lost)]
+    assert [(key["key_id"], key["state"]) for key in manager.ok("GET", KEYS)] == [
+        (KEY_ID, "CURRENT"),
+        (lost, "KEPT"),
+    ]
+    answer = manager.request("DELETE", f"{KEYS}/{lost}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    hosts.agent("host2").records = []
+    hosts.down = {"host2"}
+    answer = manager.request("DELETE", f"{KEYS}/{lost}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    hosts.down = set()
+    manager.ok("DELETE", f"{KEYS}/{lost}")
+    for name in ("host1", "host2"):
+        assert hosts.agent(name).keys["branch"] == {KEY_ID: SECRET}
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "OK"
+    assert [key["state"] for key in manager.ok("GET", KEYS)] == ["CURRENT"]
+
+
+# ---- PCR policies
+
+
+def test_hosts_of_another_cluster_are_given_another_reference(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    manager.ok("POST", "/trust/clusters", json={"name": "other"})
+    body = {"name": "host3", "ek_digest": "cd" * 32, "scope": "lab"}
+    manager.done("POST", "/trust/clusters/other/hosts", json=body)
+    references = [hosts.agent(f"host{number}").pushes[-1].policy_reference for number in (1, 2, 3)]
+    assert references[0] == references[1] != references[2]
+    with manager.manager.database.transaction() as connection:
+        groups = {one.name: one.group for one in all_clusters(connection)}
+    assert references[2] == pcr_policy_reference(groups["other"])
+
+
+def test_a_host_that_moves_is_pushed_for_its_new_cluster(manager: Api, hosts: NativeHosts) -> None:
+    """Also where it did not hear that it left, and holds what it was given before."""
+    usable(manager)
+    manager.ok("POST", "/trust/clusters", json={"name": "other"})
+    before = hosts.agent("host2").pushes[-1]
+    hosts.down = {"host2"}
+    manager.done("DELETE", "/trust/clusters/trusted/hosts/host2")
+    hosts.down = set()
+    body = {"name": "host2", "ek_digest": "ab" * 32, "scope": "lab"}
+    manager.done("POST", "/trust/clusters/other/hosts", json=body)
+    after = hosts.agent("host2").pushes[-1]
+    assert after.policy_public_key == before.policy_public_key
+    assert after.policy_reference != before.policy_reference
+    assert hosts.agent("host1").pushes[-1].policy_reference == before.policy_reference
 
 
 def test_a_policy_key_that_cannot_be_used_stops_pushes_and_nothing_else(

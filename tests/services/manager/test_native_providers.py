@@ -24,12 +24,12 @@ from services.manager.native_calls import (
     fetch,
     maintained,
     offered,
+    record,
     seen,
     usable,
 )
 from services.manager.native_hosts import NativeHosts
 
-from trusted_infrastructure.key_delivery import KeyRecord
 from trusted_infrastructure.manager import events, native_push
 from trusted_infrastructure.wrapping import check_value
 
@@ -135,20 +135,6 @@ def test_a_key_id_is_used_once(manager: Api) -> None:
     assert error_of(answer) == (400, "INVALID_ARGUMENT", "spec.native_spec.key_id")
 
 
-def record(primary_key: str) -> KeyRecord:
-    return KeyRecord(
-        key_id="dek",
-        object_id="machine",
-        component="Virtual Machine",
-        name="web",
-        provider="branch",
-        type="NATIVE",
-        kek_id="kek",
-        primary_key_id=primary_key,
-        created=1,
-    )
-
-
 def test_a_previous_key_is_removed_when_nothing_is_under_it(manager: Api, hosts: NativeHosts) -> None:
     usable(manager)
     manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
@@ -175,6 +161,24 @@ def test_a_previous_key_is_removed_when_nothing_is_under_it(manager: Api, hosts:
     manager.ok("DELETE", f"{KEYS}/{KEY_ID}")
     assert list(hosts.agent("host1").keys["branch"]) == [OTHER_ID]
     assert [key["key_id"] for key in manager.ok("GET", KEYS)] == [OTHER_ID]
+    assert error_of(manager.request("DELETE", f"{KEYS}/{KEY_ID}"))[:2] == (404, "NOT_FOUND")
+    # Its id is not used again: hosts are told that it was removed.
+    answer = manager.request("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": KEY_ID}})
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "native_key_used")
+
+
+def test_a_removed_key_leaves_a_host_that_was_away(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    hosts.down = {"host2"}
+    manager.ok("DELETE", f"{KEYS}/{KEY_ID}?force=true")
+    assert set(hosts.agent("host2").keys["branch"]) == {KEY_ID, OTHER_ID}
+    hosts.down = set()
+    info = manager.ok("GET", f"{HOSTS}/host2/kms/providers/branch")
+    assert (info["health"], info["details"][0]["id"]) == ("ERROR", "trusted.infrastructure.native_differs")
+    maintained(manager)
+    assert set(hosts.agent("host2").keys["branch"]) == {OTHER_ID}
+    assert hosts.agent("host2").pushes[-1].removed == [KEY_ID]
 
 
 def test_force_removes_a_key_that_is_in_use(manager: Api, hosts: NativeHosts) -> None:

@@ -13,7 +13,8 @@ import pytest
 from services.manager.harness import Api
 
 from trusted_infrastructure.manager import pcr_policies
-from trusted_infrastructure.messages import PCR_POLICY_REFERENCE
+from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.messages import pcr_policy_reference
 from trusted_infrastructure.refusal import Unavailable
 from trusted_infrastructure.tpm.policy import is_signed, pcr_policy_digest
 
@@ -107,19 +108,59 @@ def fixed(digest: str) -> str:
 
 def test_every_host_has_the_policy_and_its_signature_is_the_managers(workload: Api, tmp_path: Path) -> None:
     workload.done("POST", POLICIES, json={"name": "now", "base_image": GOOD})
+    reference = pcr_policy_reference(group_of(workload, "trusted"))
     for host in ("host1", "host2"):
         content = workload.nodes.content(host, "pcr_policy", "now")
         values = {int(number): bytes.fromhex(value) for number, value in content["pcrs"].items()}
 
         signature = base64.b64decode(content["signature"])
         digest = pcr_policy_digest(content["bank"], values)
-        assert is_signed(content["public_key"], digest, PCR_POLICY_REFERENCE, signature)
+        assert is_signed(content["public_key"], digest, reference, signature)
         assert not is_signed(content["public_key"], digest, b"another use", signature)
         values[7] = bytes(32)
         other = pcr_policy_digest(content["bank"], values)
-        assert not is_signed(content["public_key"], other, PCR_POLICY_REFERENCE, signature)
+        assert not is_signed(content["public_key"], other, reference, signature)
     mode = stat.S_IMODE((tmp_path / "pcr-policy.key").stat().st_mode)
     assert mode == 0o600
+
+
+def group_of(api: Api, cluster: str) -> str:
+    with api.manager.database.transaction() as connection:
+        return next(one.group for one in all_clusters(connection) if one.name == cluster)
+
+
+def test_a_signature_is_for_one_cluster(workload: Api) -> None:
+    workload.ok("POST", "/trust/clusters", json={"name": "other"})
+    body = {"name": "host3", "ek_digest": "cd" * 32, "scope": "lab"}
+    workload.done("POST", "/trust/clusters/other/hosts", json=body)
+    signatures = {}
+    for cluster, host in (("trusted", "host1"), ("other", "host3")):
+        policies = f"/trust/clusters/{cluster}/pcr-policies"
+        workload.done("POST", policies, json={"name": "now", "base_image": GOOD})
+        content = workload.nodes.content(host, "pcr_policy", "now")
+        values = {int(number): bytes.fromhex(value) for number, value in content["pcrs"].items()}
+        digest = pcr_policy_digest(content["bank"], values)
+        signatures[cluster] = base64.b64decode(content["signature"])
+    for signer, signature in signatures.items():
+        for cluster in signatures:
+            reference = pcr_policy_reference(group_of(workload, cluster))
+            assert is_signed(content["public_key"], digest, reference, signature) is (signer == cluster)
+
+
+def test_a_policy_that_is_not_the_present_keys_for_this_cluster_is_signed_anew(
+    workload: Api, tmp_path: Path
+) -> None:
+    """Another policy key, or a policy of an earlier release, which was for every cluster."""
+    workload.done("POST", POLICIES, json={"name": "now", "base_image": GOOD})
+    before = workload.nodes.content("host1", "pcr_policy", "now")
+    (tmp_path / "pcr-policy.key").unlink()
+    assert [item["current_key"] for item in workload.ok("GET", POLICIES)] == [False]
+    workload.done("POST", POLICIES, json={"name": "now", "base_image": GOOD})
+    assert [item["current_key"] for item in workload.ok("GET", POLICIES)] == [True]
+    after = workload.nodes.content("host2", "pcr_policy", "now")
+    assert (after["pcrs"], after["public_key"] == before["public_key"]) == (before["pcrs"], False)
+    error = workload.failed("POST", POLICIES, json={"name": "now", "base_image": GOOD})
+    assert error["error_type"] == "ALREADY_EXISTS"
 
 
 def test_the_next_image_is_staged_beside_the_present_one(workload: Api) -> None:

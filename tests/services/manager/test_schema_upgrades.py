@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from trusted_infrastructure.manager import events, provider_registry, schema_upgrades
+from trusted_infrastructure.manager import events, known_keys, provider_registry, schema_upgrades
 from trusted_infrastructure.manager.database import SCHEMA_VERSION, Database, fact, metadata
 
 # What the tables that changed since were made with.
@@ -101,6 +101,26 @@ def test_what_was_there_is_kept(earlier: Path) -> None:
             found = events.find(connection, events.Wanted(key_ids=["k1"]))
             assert [(row.number, row.operation) for row in found] == [(6, "create")]
             assert len(events.find(connection, events.Wanted(operations=[""]))) == 1
+        database.close()
+
+
+def test_keys_of_schema_2_are_kept_and_count_for_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "manager.db"
+    opened(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "DROP INDEX ix_standard_keys_asked_by; ALTER TABLE standard_keys DROP COLUMN asked_by;"
+            "INSERT INTO standard_keys VALUES ('p', 'k1', 1, 'cv', '', 'db1', '', 1, 1, 'ACTIVE', 1, 'r');"
+            "UPDATE facts SET value = '2' WHERE name = 'schema_version';"
+        )
+    connection.close()
+    for _start in range(2):
+        database = opened(path)
+        with database.transaction() as connection:
+            assert fact(connection, "schema_version") == SCHEMA_VERSION
+            (key,) = known_keys.keys(connection, known_keys.Wanted(objects=["db1"]))
+            assert (key.key_id, known_keys.made_by(connection, "host1")) == ("k1", 0)
+            assert "ix_standard_keys_asked_by" in str(sql.inspect(connection).get_indexes("standard_keys"))
         database.close()
 
 

@@ -190,13 +190,13 @@ class Answer:
         self.status_code = status
         self.is_success = status < 400
 
-    def __enter__(self) -> Answer:
+    async def __aenter__(self) -> Answer:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
+    async def __aexit__(self, *_exception: object) -> None:
         return None
 
-    def get(self, _url: str, params: dict[str, str]) -> Answer:
+    async def request(self, _method: str, _url: str, params: dict[str, str]) -> Answer:
         assert params == {"host": "ta1"}
         return self
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from trusted_infrastructure.messages import pcr_policy_reference
 from trusted_infrastructure.refusal import InvalidField
 from trusted_infrastructure.tpm.policy import (
     SignedPcrPolicy,
@@ -58,6 +59,25 @@ def test_an_authorization_is_that_of_the_specification() -> None:
     name = policy_key_name(pem(KEY))
     first = hashlib.sha256(bytes(32) + struct.pack(">I", 0x16A) + name).digest()
     assert policy_authorize_digest(name, REFERENCE) == hashlib.sha256(first + REFERENCE).digest()
+
+
+def test_policies_of_two_clusters_of_one_key_have_nothing_in_common() -> None:
+    """TCG TPM 2.0 Part 3, 23.16: the policy is policyDigestNew = H(H(0 || CC || keySign) || policyRef), and
+    what is signed is aHash = H(approvedPolicy || policyRef)."""
+    name, approved = policy_key_name(pem(KEY)), pcr_policy_digest("sha256", VALUES)
+    first = hashlib.sha256(bytes(32) + struct.pack(">I", 0x16A) + name).digest()
+    ids = ["00" * 16, "11" * 16, "", "1" * 31, "11" * 16 + "1"]
+    references = [pcr_policy_reference(one) for one in ids]
+    for cluster, reference in zip(ids, references, strict=True):
+        label = b"trusted.infrastructure/pcr-policy/v2"
+        parts = struct.pack(">I", len(label)) + label + struct.pack(">I", len(cluster)) + cluster.encode()
+        assert reference == hashlib.sha256(parts).digest()
+        assert len(reference) == 32  # a TPM that has no longer hash than SHA-256 takes no more
+        assert policy_authorize_digest(name, reference) == hashlib.sha256(first + reference).digest()
+        signature = sign(approved + reference)
+        for other in references:
+            assert is_signed(pem(KEY), approved, other, signature) is (other == reference)
+    assert len({policy_authorize_digest(name, reference) for reference in references}) == len(ids)
 
 
 def test_values_of_a_long_bank_are_hashed_with_the_policys_hash() -> None:

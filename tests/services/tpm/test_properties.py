@@ -44,7 +44,7 @@ CERTIFICATE = ROOT.issue(
 ).der
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
-QUICK = settings(max_examples=60, deadline=2000)
+QUICK = settings(max_examples=60, deadline=None)
 
 
 def nearly(genuine: bytes) -> st.SearchStrategy[bytes]:
@@ -126,7 +126,7 @@ def test_any_bytes_are_read_or_refused(name: str) -> None:
 def test_any_event_data_is_described(index: int) -> None:
     pcr, kind, genuine, _measured = EVERY_CLASS[index]
 
-    @settings(max_examples=25, deadline=2000)
+    @settings(max_examples=25, deadline=None)
     @given(nearly(genuine))
     def check(data: bytes) -> None:
         event = Event(1, pcr, kind, {"sha256": bytes(32)}, data, False)

@@ -37,10 +37,12 @@ def forms(secret):
     return found
 
 
-def journal():
+def journal(*options):
     """Everything that was logged."""
     return subprocess.run(
-        ["journalctl", "--no-pager", "--all", "--output=export"], stdout=subprocess.PIPE, check=True
+        ["journalctl", "--no-pager", "--all", "--output=export", *options],
+        stdout=subprocess.PIPE,
+        check=True,
     ).stdout
 
 
@@ -68,7 +70,7 @@ def files(trees, left_out):
 def pieces(path):
     """The bytes of a file; a piece begins with the end of the one before."""
     end = b""
-    with open(path, "rb") as stream:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
         while piece := stream.read(PIECE):
             yield end + piece
             end = piece[-4096:]
@@ -103,9 +105,11 @@ def planted(canary):
     """The canary in a file of root alone, in the journal, and in the environment of a process."""
     with open(os.open(CANARY_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         stream.write(os.urandom(100) + canary)
-    subprocess.run(["logger", base64.b64encode(b"a" + canary).decode()], check=True)
-    subprocess.run(["journalctl", "--sync"], check=False)
-    time.sleep(0.2)
+    logged = base64.b64encode(b"a" + canary)
+    subprocess.run(["logger", logged.decode()], check=True)
+    end = time.monotonic() + 20
+    while logged not in journal("--lines=1000") and time.monotonic() < end:
+        time.sleep(0.1)
     with subprocess.Popen(["sleep", "120"], env={"KEY": canary.hex()}) as process:
         try:
             yield

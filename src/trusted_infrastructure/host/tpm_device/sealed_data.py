@@ -108,7 +108,7 @@ class SealedStorage(TpmConnection):
         if _policy_of(sealed) != policy_authorize_digest(
             policy_key_name(policy.public_key), policy.reference
         ):
-            raise _policy_invalid("is of another key than the one that the data was sealed for")
+            raise _policy_invalid("is of another key or for another cluster than the data was sealed for")
         with self._storage_key(sealed.storage_key) as parent:
             if parent.name != sealed.storage_key_name:
                 raise Refusal(

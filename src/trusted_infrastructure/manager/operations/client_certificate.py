@@ -7,21 +7,18 @@ A client key is made on a host, or given and sealed at once; this manager stores
 from __future__ import annotations
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.config.documents import KeyProvider
-from trusted_infrastructure.manager import key_providers
+from trusted_infrastructure.manager import key_providers, provider_certificates
 from trusted_infrastructure.manager.certificates import read_client_chain, read_private_key
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.key_providers import MadeCertificate, MadeRequest
 from trusted_infrastructure.manager.operations.key_providers import ProviderInput
 from trusted_infrastructure.manager.operations.structures import TRUST_AUTHORITY, TRUST_AUTHORITY_PATH
-from trusted_infrastructure.manager.standard_providers import StandardProvider
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, ResourceInaccessible
 from trusted_infrastructure.manager.vapi.operation import Operation, Table, privileges
-from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure, argument_error
+from trusted_infrastructure.manager.vapi.structure import FieldError, Identifier, Structure
 
 SERVICE = f"{TRUST_AUTHORITY}.kms.providers"
 PATH = f"{TRUST_AUTHORITY_PATH}/{{cluster}}/kms/providers/{{provider}}"
@@ -106,52 +103,19 @@ async def get(context: Context, given: ProviderInput) -> Info:
 
 async def update(context: Context, given: UpdateInput) -> None:
     async with context.manager.replication.lock(context.cluster):
-        before = key_providers.find(context, given.provider)
+        key_providers.find(context, given.provider)
         now = context.manager.clock()
-        try:
-            certificate = read_client_chain("certificate", given.spec.certificate, now)
-        except FieldError as error:
-            raise argument_error(error, "spec") from None
-        answered = False
-        if given.spec.private_key is None and is_for_the_key_of_now(certificate.x509, before):
-            sealed = before.client_private_key
-        elif given.spec.private_key is None:
-            check_answers_request(certificate.x509, before)
-            sealed, answered = before.csr_private_key, True
-        else:
-            key = read_private_key("spec.private_key", given.spec.private_key)
-            plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            sealed = await key_providers.sealed(context, given.provider, "client_private_key", plain)
-
-        def edit(current: KeyProvider) -> KeyProvider:
-            return msgspec.structs.replace(
-                current,
-                client_certificate=certificate.pem,
-                client_private_key=sealed,
-                csr=None if answered else current.csr,
-                csr_private_key=None if answered else current.csr_private_key,
+        found = provider_certificates.read(given.spec.certificate, given.spec.private_key, now)
+        sealed = None
+        if found.private_key is not None:
+            sealed = await key_providers.sealed(
+                context, given.provider, "client_private_key", found.private_key
             )
 
+        def edit(before: KeyProvider) -> KeyProvider:
+            return provider_certificates.update(before, found.certificate, sealed)
+
         await key_providers.change(context, given.provider, edit)
-
-
-def is_for_the_key_of_now(certificate: x509.Certificate, provider: KeyProvider) -> bool:
-    """Whether it is another certificate for the client key that the provider has: a renewed one, say."""
-    if provider.client_certificate is None or provider.client_private_key is None:
-        return False
-    known = x509.load_pem_x509_certificate(provider.client_certificate.encode())
-    return known.public_key() == certificate.public_key()
-
-
-def check_answers_request(certificate: x509.Certificate, provider: KeyProvider | StandardProvider) -> None:
-    """The certificate is for the key of the outstanding request. Raises InvalidArgument."""
-    if provider.csr is None or provider.csr_private_key is None:
-        raise InvalidArgument(
-            "spec.private_key",
-            "is required: there is no outstanding certificate request that this could answer",
-        )
-    if x509.load_pem_x509_csr(provider.csr.encode()).public_key() != certificate.public_key():
-        raise InvalidArgument("spec.certificate", "is not for the key of the outstanding certificate request")
 
 
 async def create_csr(context: Context, given: ProviderInput) -> CsrInfo:

@@ -8,22 +8,15 @@ here never leaves the manager; one that is given, and a password, cannot be read
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from trusted_infrastructure.config import provider_password
 from trusted_infrastructure.kmip import client_certificates
 from trusted_infrastructure.kmip.connection import KeyServer, presented_certificate
-from trusted_infrastructure.manager import standard_providers
-from trusted_infrastructure.manager.certificates import read_client_chain, read_private_key
+from trusted_infrastructure.manager import provider_certificates, standard_providers
 from trusted_infrastructure.manager.context import Context
-from trusted_infrastructure.manager.operations.client_certificate import (
-    CsrInfo,
-    check_answers_request,
-    check_credential,
-)
+from trusted_infrastructure.manager.operations.client_certificate import CsrInfo, check_credential
 from trusted_infrastructure.manager.operations.client_certificate import UpdateSpec as CertificateSpec
 from trusted_infrastructure.manager.operations.peer_certificates import Info as TrustedInfo
 from trusted_infrastructure.manager.operations.peer_certificates import Summary as PeerSummary
@@ -36,6 +29,7 @@ from trusted_infrastructure.manager.operations.standard_key_providers import (
     SERVICE,
     ProviderInput,
 )
+from trusted_infrastructure.manager.standard_provider_changes import change
 from trusted_infrastructure.manager.standard_providers import CLIENT_NAME_PREFIX, StandardProvider, purpose
 from trusted_infrastructure.manager.vapi.errors import InvalidArgument, NotFound, Unsupported, message
 from trusted_infrastructure.manager.vapi.operation import Operation, Table
@@ -87,12 +81,6 @@ def find(context: Context, name: str) -> StandardProvider:
         return standard_providers.find(connection, name)
 
 
-def change(context: Context, name: str, edit: Callable[[StandardProvider], StandardProvider]) -> None:
-    """Changes a provider. Raises NotFound, and what `edit` raises."""
-    with context.manager.database.transaction() as connection:
-        standard_providers.store(connection, name, edit(standard_providers.find(connection, name)))
-
-
 def private_key(context: Context, name: str, key: bytes) -> str:
     """A client key (PKCS 8 PEM), encrypted for the database."""
     return context.manager.secrets.encrypt(purpose(name, "client_private_key"), key)
@@ -118,26 +106,13 @@ async def get_certificate(context: Context, given: ProviderInput) -> Certificate
 
 
 async def set_certificate(context: Context, given: CertificateInput) -> None:
-    certificate = read_client_chain("spec.certificate", given.spec.certificate)
-    encrypted: str | None = None
-    if given.spec.private_key is not None:
-        key = read_private_key("spec.private_key", given.spec.private_key)
-        plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        encrypted = private_key(context, given.provider, plain)
+    now = context.manager.clock()
+    found = provider_certificates.read(given.spec.certificate, given.spec.private_key, now)
+    key = found.private_key
+    encrypted = None if key is None else private_key(context, given.provider, key)
 
     def edit(before: StandardProvider) -> StandardProvider:
-        if encrypted is not None:
-            return msgspec.structs.replace(
-                before, client_certificate=certificate.pem, client_private_key=encrypted
-            )
-        check_answers_request(certificate.x509, before)
-        return msgspec.structs.replace(
-            before,
-            client_certificate=certificate.pem,
-            client_private_key=before.csr_private_key,
-            csr=None,
-            csr_private_key=None,
-        )
+        return provider_certificates.update(before, found.certificate, encrypted)
 
     change(context, given.provider, edit)
 

@@ -13,6 +13,7 @@ import sqlalchemy as sql
 from trusted_infrastructure.manager import (
     known_keys,
     provider_registry,
+    standard_provider_changes,
     standard_provider_health,
     standard_providers,
 )
@@ -73,16 +74,14 @@ async def create(context: Context, given: CreateInput) -> None:
 
     def add(connection: sql.Connection) -> None:
         provider_registry.check_new(connection, spec.provider)
-        standard_providers.store(connection, spec.provider, spec.content())
+        standard_provider_changes.write(context, connection, spec.provider, spec.content())
         provider_registry.added(connection, spec.provider)
 
     await provider_registry.change(context.manager, add)
 
 
 async def update(context: Context, given: UpdateInput) -> None:
-    with context.manager.database.transaction() as connection:
-        before = standard_providers.find(connection, given.provider)
-        standard_providers.store(connection, given.provider, given.spec.applied_to(before))
+    standard_provider_changes.change(context, given.provider, given.spec.applied_to)
 
 
 async def delete(context: Context, given: DeleteInput) -> None:
@@ -101,7 +100,7 @@ async def delete(context: Context, given: DeleteInput) -> None:
         if left:
             context.audit_detail["keys_forgotten"] = str(left)
         known_keys.forget_all(connection, given.provider)
-        standard_providers.delete(connection, given.provider)
+        standard_provider_changes.write(context, connection, given.provider, None)
         without_default = provider_registry.removed(connection, given.provider)
         provider_registry.report_removal(context, connection, given.provider, without_default)
 

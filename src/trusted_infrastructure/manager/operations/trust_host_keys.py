@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from trusted_infrastructure.key_delivery import MAX_OBJECTS, KeyRecord, LeftKey, RewrapKeys
+import msgspec
+
+from trusted_infrastructure.key_delivery import MAX_OBJECTS, MAX_PAGE, KeyRecord, LeftKey, RewrapKeys
 from trusted_infrastructure.manager import host_keys, inventory, provider_registry
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.host_keys import Rewrapped
@@ -29,6 +32,14 @@ from trusted_infrastructure.manager.vapi.structure import (
 
 # Keys that a task's result names of each sort; the counts are of all.
 LISTED = 1000
+
+
+class ListInput(HostInput, frozen=True):
+    """Input of list. after: keys whose ids follow this one, in order. limit: of keys; whoever has fewer has
+    them all."""
+
+    after: Identifier | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
 class KeyInfo(Structure, frozen=True):
@@ -121,9 +132,9 @@ class RewrapResult(Structure, frozen=True):
     counts: Counts
 
 
-async def list_keys(context: Context, _given: HostInput) -> list[KeyInfo]:
+async def list_keys(context: Context, given: ListInput) -> list[KeyInfo]:
     try:
-        records = await host_keys.keys_of(context.manager, context.host)
+        records = await host_keys.keys_of(context.manager, context.host, given.after or "", given.limit)
     except NodeError as error:
         raise ServiceUnavailable(str(error), error.host, reason=error.code) from None
     return [info_of(context.host, record) for record in records]
@@ -215,7 +226,7 @@ OPERATIONS: Table = (
         method="GET",
         path=f"{TRUST_PATH}/hosts/{{host}}/keys",
         summary="Keys that a host keeps for objects",
-        input=HostInput,
+        input=ListInput,
         output=list[KeyInfo],
         handler=list_keys,
         privileges=privileges("Cryptographer.ManageKeys@host"),

@@ -12,7 +12,6 @@ from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.key_provider_rotation import Use
 from trusted_infrastructure.manager.operations.key_providers import MANAGE, READ, ProviderInput
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
-from trusted_infrastructure.manager.primary_key_usage import HostKeys
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
     NotAllowedInCurrentState,
@@ -27,18 +26,19 @@ PATH = f"{TRUST_PATH}/clusters/{{cluster}}/kms/providers/{{provider}}/rotation"
 
 
 class HostInfo(Structure, frozen=True):
-    """A trusted host that keeps keys: at least `keys`. reported: when it last said what it keeps, Unix
-    seconds; None: never."""
+    """A trusted host that keeps keys: never more than `keys`. reported: when it last said what it keeps, Unix
+    seconds; None: never. denied: it gets no key any more, as long as it is."""
 
     scope: str
     host: str
     keys: int
+    denied: bool
     reported: int | None = None
 
 
 class PreviousInfo(Structure, frozen=True):
-    """A primary key that the provider was rotated from. since: Unix seconds. keys_left: at least that
-    many."""
+    """A primary key that the provider was rotated from. since: Unix seconds. keys_left: never fewer than
+    there are."""
 
     master_key_id: str
     since: int
@@ -49,17 +49,21 @@ class PreviousInfo(Structure, frozen=True):
 
 class Info(Structure, frozen=True):
     """The primary key that wraps, and the earlier ones that still open. unknown: Trust Authority hosts that
-    could not be asked, so that more may be left."""
+    could not be asked, so that more may be left. behind: those that answer, and have not heard of the last
+    change."""
 
     master_key_id: str
     previous: list[PreviousInfo]
     unknown: list[str]
+    behind: list[str]
 
 
 class CompleteSpec(Structure, frozen=True):
-    """force: also where keys are left, or it is not known; what is left is lost."""
+    """force: also where keys are left, or it is not known; what is left is lost. without_hosts: also what
+    these hosts keep, as far as they are denied."""
 
     force: bool = False
+    without_hosts: list[Identifier] = []
 
 
 class CompleteInput(Structure, frozen=True):
@@ -71,7 +75,7 @@ class CompleteInput(Structure, frozen=True):
 
 
 class LostInfo(Structure, frozen=True):
-    """What a forced completion gave up."""
+    """What a completion gave up."""
 
     master_key_id: str
     keys: int
@@ -118,7 +122,10 @@ async def info(context: Context, provider: str) -> Info:
     content = key_providers.find(context, provider)
     use = await key_provider_rotation.use_of(context, provider, content)
     return Info(
-        master_key_id=content.master_key_id, previous=previous_of(content, use), unknown=unknown_of(use)
+        master_key_id=content.master_key_id,
+        previous=previous_of(content, use),
+        unknown=unknown_of(use),
+        behind=await key_provider_rotation.behind(context, provider),
     )
 
 
@@ -130,22 +137,23 @@ def previous_of(content: KeyProvider, use: Use) -> list[PreviousInfo]:
             since=key.since,
             compromised=key.compromised,
             keys_left=sum(host.keys for host in use.of[key.master_key_id]),
-            hosts=hosts_of(use.of[key.master_key_id]),
+            hosts=hosts_of(use, key.master_key_id),
         )
         for key in content.previous_keys
     ]
 
 
-def hosts_of(hosts: list[HostKeys]) -> list[HostInfo]:
+def hosts_of(use: Use, key_id: str) -> list[HostInfo]:
     """As the API gives it."""
     return [
         HostInfo(
             scope=host.scope,
             host=host.host,
             keys=host.keys,
+            denied=host.host in use.denied,
             reported=None if host.reported is None else int(host.reported),
         )
-        for host in hosts
+        for host in use.of[key_id]
     ]
 
 
@@ -156,11 +164,15 @@ def unknown_of(use: Use) -> list[str]:
 
 async def complete(context: Context, given: CompleteInput) -> Completed:
     """The audit record says what was given up, and whether by force."""
+    spec = given.spec
+    context.audit_detail.update(without_hosts=", ".join(spec.without_hosts))
     async with context.manager.replication.lock(context.cluster):
-        done = await key_provider_rotation.complete(context, given.provider, given.spec.force)
+        done = await key_provider_rotation.complete(context, given.provider, spec.force, spec.without_hosts)
         current = key_providers.find(context, given.provider).master_key_id
     lost = [
-        LostInfo(master_key_id=key_id, keys=sum(host.keys for host in hosts), hosts=hosts_of(hosts))
+        LostInfo(
+            master_key_id=key_id, keys=sum(host.keys for host in hosts), hosts=hosts_of(done.use, key_id)
+        )
         for key_id, hosts in done.use.of.items()
         if hosts
     ]
@@ -177,6 +189,7 @@ async def compromise(context: Context, given: CompromiseInput) -> Compromised:
         master_key_id=found.master_key_id,
         previous=found.previous,
         unknown=found.unknown,
+        behind=found.behind,
         compromised=became,
     )
 
@@ -204,7 +217,7 @@ OPERATIONS: Table = (
         method="POST",
         path=PATH,
         action="complete",
-        summary="Give up the earlier primary keys when nothing is left under them, or by force",
+        summary="Give up the earlier primary keys, when nothing is left under them or it is given up, too",
         input=CompleteInput,
         output=Completed,
         handler=complete,

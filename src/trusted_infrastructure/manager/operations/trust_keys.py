@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
+
+import msgspec
 
 from trusted_infrastructure.manager import crypto_events, events, key_delivery, known_keys, standard_keys
 from trusted_infrastructure.manager.context import Context
@@ -32,12 +35,17 @@ from trusted_infrastructure.manager.vapi.structure import (
 
 PATH = f"{TRUST_PATH}/keys"
 VALUES = 100
+PAGE = 1000
 TEXT_LIMIT = 255
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE)]
 
 
 class ListInput(Structure, frozen=True):
     """Input of list: each one narrows. clusters: ids or names. hosts: names of hosts that were passed the
-    key. objects: names or identifiers of what a key is used for. in_use: put to use for an object, or not."""
+    key. objects: names or identifiers of what a key is used for. in_use: put to use for an object, or not.
+    after: keys that follow this one, given by its provider and its key id, in the order of both. limit: of
+    keys; whoever has fewer has them all."""
 
     providers: list[str] | None = None
     states: list[str] | None = None
@@ -45,11 +53,15 @@ class ListInput(Structure, frozen=True):
     hosts: list[str] | None = None
     objects: list[str] | None = None
     in_use: bool | None = None
+    after: list[str] | None = None
+    limit: Limit = PAGE
 
     def __post_init__(self) -> None:
         for name in ("providers", "states", "clusters", "hosts", "objects"):
             if len(getattr(self, name) or []) > VALUES:
                 raise FieldError(name, f"must not have more than {VALUES} values")
+        if self.after is not None and len(self.after) != 2:
+            raise FieldError("after", "must have two values: provider and key id of the last key")
 
 
 class KeyInfo(Structure, frozen=True):
@@ -108,33 +120,32 @@ class Created(Structure, frozen=True):
 
 
 class DeleteInput(Structure, frozen=True):
-    """Input of delete. provider: needed where several have a key of this id."""
+    """Input of delete. provider: needed where several have a key of this id. force: also where the key is
+    put to use for an object."""
 
     key: Identifier
     provider: Identifier | None = None
+    force: bool = False
 
 
 async def list_keys(context: Context, given: ListInput) -> list[KeyInfo]:
     clusters = {cluster.number: cluster for cluster in context.clusters()}
-    with context.manager.database.transaction() as connection:
-        known = known_keys.keys(connection)
-    return [
-        info_of(key, clusters[key.cluster])
-        for key in known
-        if key.cluster in clusters and is_wanted(key, clusters[key.cluster], given)
-    ]
-
-
-def is_wanted(key: KnownKey, cluster: Cluster, given: ListInput) -> bool:
-    """Whether a key passes every filter."""
-    return (
-        (not given.providers or key.provider in given.providers)
-        and (not given.states or key.state in given.states)
-        and (not given.clusters or bool({cluster.id, cluster.name} & set(given.clusters)))
-        and (not given.hosts or bool(set(key.hosts) & set(given.hosts)))
-        and (not given.objects or bool({key.use.name, key.use.identifier} & set(given.objects)))
-        and (given.in_use is None or given.in_use == (key.used_since is not None))
+    wanted = known_keys.Wanted(
+        providers=given.providers or None,
+        states=given.states or None,
+        clusters=[
+            cluster.number
+            for cluster in clusters.values()
+            if not given.clusters or {cluster.id, cluster.name} & set(given.clusters)
+        ],
+        hosts=given.hosts or None,
+        objects=given.objects or None,
+        in_use=given.in_use,
+        after=None if given.after is None else (given.after[0], given.after[1]),
+        limit=given.limit,
     )
+    with context.manager.database.transaction() as connection:
+        return [info_of(key, clusters[key.cluster]) for key in known_keys.keys(connection, wanted)]
 
 
 def info_of(key: KnownKey, cluster: Cluster) -> KeyInfo:
@@ -192,16 +203,18 @@ def default_provider(context: Context, cluster: Cluster) -> str:
 async def delete(context: Context, given: DeleteInput) -> None:
     """Forgets a key here and on the hosts that it was passed to; the key servers keep it."""
     manager = context.manager
+    wanted = known_keys.Wanted(providers=[given.provider] if given.provider else None, key_ids=[given.key])
     with manager.database.transaction() as connection:
-        found = known_keys.keys(connection, given.provider, given.key)
-        if len(found) == 1:
-            known_keys.forget(connection, found[0].provider, found[0].key_id)
-    if not found:
-        raise NotFound(f"No key {given.key!r} is known.", given.key, reason="key_unknown")
-    if len(found) > 1:
-        names = ", ".join(key.provider for key in found)
-        raise InvalidArgument("provider", f"is required: several providers have such a key ({names})")
-    key = found[0]
+        found = known_keys.keys(connection, wanted)
+        if not found:
+            raise NotFound(f"No key {given.key!r} is known.", given.key, reason="key_unknown")
+        if len(found) > 1:
+            names = ", ".join(key.provider for key in found)
+            raise InvalidArgument("provider", f"is required: several providers have such a key ({names})")
+        (key,) = found
+        if key.used_since is not None:
+            refuse_in_use(context, key, given.force)
+        known_keys.forget(connection, key.provider, key.key_id)
     crypto_events.record(
         manager,
         events.CRYPTO_OPERATION,
@@ -214,6 +227,20 @@ async def delete(context: Context, given: DeleteInput) -> None:
         cluster=key.cluster,
     )
     await forget_on_hosts(context, key)
+
+
+def refuse_in_use(context: Context, key: KnownKey, force: bool) -> None:
+    """By force it goes on, and the audit record says what for. Raises NotAllowedInCurrentState."""
+    use = ", ".join(part for part in (key.use.component, key.use.name, key.use.identifier) if part)
+    if not force:
+        raise NotAllowedInCurrentState(
+            f"Key {key.key_id!r} of the provider {key.provider!r} is put to use for the object {use!r}, and "
+            f"these hosts have it: {', '.join(key.hosts) or 'none'}. What it encrypts cannot be opened after "
+            "they restart: give the object another key first, or force.",
+            key.key_id,
+            reason="key_in_use",
+        )
+    context.audit_detail.update(force="true", object=use)
 
 
 async def forget_on_hosts(context: Context, key: KnownKey) -> None:
@@ -274,7 +301,7 @@ OPERATIONS: Table = (
         output=None,
         handler=delete,
         privileges=KEYS,
-        errors=(InvalidArgument, NotFound, Unsupported),
+        errors=(InvalidArgument, NotAllowedInCurrentState, NotFound, Unsupported),
         side="workload",
     ),
 )

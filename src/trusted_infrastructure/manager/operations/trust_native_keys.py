@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
@@ -69,10 +70,11 @@ class HostUse(Structure, frozen=True):
 
 
 class KeyInfo(Structure, frozen=True):
-    """A key of a provider. unknown: hosts that do not answer, or cannot read all keys that they keep."""
+    """A key of a provider. state: KEPT is one that hosts have, and this manager has not. unknown: hosts that
+    do not answer, or cannot read all keys that they keep."""
 
     key_id: str
-    state: Literal["CURRENT", "PREVIOUS"]
+    state: Literal["CURRENT", "KEPT", "PREVIOUS"]
     hosts: list[HostUse]
     unknown: list[str]
 
@@ -92,6 +94,7 @@ async def download(context: Context, given: DownloadInput) -> Download:
         media_type=MEDIA_TYPE,
         file_name=f"{backup.provider}.p12",
         length=len(backup.content),
+        sha256=hashlib.sha256(backup.content).digest(),
     )
 
 
@@ -153,7 +156,9 @@ async def delete(context: Context, given: DeleteInput) -> None:
         native_providers.find(connection, given.provider)
         hosts = all_hosts(connection)
     used = {key.key_id: key for key in await keys_in_use(manager, given.provider, hosts)}.get(given.key)
-    if used is not None and used.state == "PREVIOUS" and not given.force:
+    if used is None:
+        raise NotFound(f"The native key provider {given.provider!r} has no key {given.key!r}.", given.key)
+    if used.state != "CURRENT" and not given.force:
         refuse_in_use(used)
     with manager.database.transaction() as connection:
         provider = native_providers.find(connection, given.provider)
@@ -169,11 +174,10 @@ async def delete(context: Context, given: DeleteInput) -> None:
             object_id=provider.name,
             connection=connection,
         )
-    if used is not None:
-        left = sum(host.keys for host in used.hosts)
-        context.audit_detail.update(
-            force=str(given.force).lower(), keys_left=str(left), unknown=",".join(used.unknown)
-        )
+    left = sum(host.keys for host in used.hosts)
+    context.audit_detail.update(
+        force=str(given.force).lower(), keys_left=str(left), unknown=",".join(used.unknown)
+    )
     await native_push.push_all(manager)
 
 
@@ -199,7 +203,11 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
     """The keys of a provider, the current one first, and what hosts keep under them. Raises NotFound."""
     with manager.database.transaction() as connection:
         provider = native_providers.find(connection, name)
-        ids = list(native_providers.check_values(connection, provider))
+        ids = set(native_providers.check_values(connection, provider))
+        removed = native_providers.removed_keys(connection, name)
+    states = (await native_push.states_of_all(manager, hosts)).values() if provider.usable else ()
+    held = [found[name].keys for found in states if not isinstance(found, NodeError) and name in found]
+    kept = set().union(*held) - ids - removed
     answers = await ask_all(manager.nodes, [host.name for host in hosts], "GET", KEYS, KeyRecords)
     unknown = sorted(
         host for host, answer in answers.items() if isinstance(answer, NodeError) or answer.unreadable
@@ -207,7 +215,7 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
     found = [
         KeyInfo(
             key_id=key_id,
-            state="CURRENT" if key_id == provider.key_id else "PREVIOUS",
+            state="CURRENT" if key_id == provider.key_id else "KEPT" if key_id in kept else "PREVIOUS",
             hosts=[
                 HostUse(
                     host=host,
@@ -218,7 +226,7 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
             ],
             unknown=unknown,
         )
-        for key_id in ids
+        for key_id in sorted(ids | kept)
     ]
     return sorted(found, key=lambda key: key.state)
 
@@ -259,7 +267,7 @@ OPERATIONS: Table = (
         operation="delete",
         method="DELETE",
         path=f"{PATH}/{{key}}",
-        summary="Remove a previous key of a native key provider",
+        summary="Remove a previous key of a native key provider, or one that only hosts have",
         input=DeleteInput,
         output=None,
         handler=delete,

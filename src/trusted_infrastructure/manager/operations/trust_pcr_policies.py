@@ -80,7 +80,8 @@ class Values(Structure, frozen=True):
 
 
 class Info(Values, frozen=True):
-    """A policy on the hosts of the cluster. current_key: it is signed by the present policy key."""
+    """A policy on the hosts of the cluster. current_key: it is signed by the present policy key, for this
+    cluster."""
 
     name: str
     current_key: bool
@@ -92,7 +93,7 @@ async def list_policies(context: Context, _given: ClusterInput) -> list[Info]:
     with context.manager.database.transaction() as connection:
         policies = desired.contents(connection, context.cluster, KIND, PcrPolicy)
     comparison = await context.manager.replication.compare(context.cluster)
-    public_key = pcr_policies.policy_key(context.manager.settings).public_key if policies else ""
+    key = pcr_policies.policy_key(context.manager.settings) if policies else None
     found = []
     for name, policy in policies.items():
         health, details = document_health(comparison, KIND, name)
@@ -100,7 +101,7 @@ async def list_policies(context: Context, _given: ClusterInput) -> list[Info]:
             name=name,
             bank=policy.bank,
             pcrs=dict(policy.pcrs),
-            current_key=policy.public_key == public_key,
+            current_key=key is not None and key.has_signed(context.cluster, policy),
             health=health,
             details=details,
         )
@@ -115,13 +116,16 @@ async def query(_context: Context, given: QueryInput) -> Values:
 
 
 async def create(context: Context, given: CreateInput) -> None:
+    """Takes the place of one of this name that the present policy key did not sign for this cluster."""
     manager, cluster, name = context.manager, context.cluster, given.spec.name
     image, values = covered(given.spec.base_image)
-    policy = pcr_policies.policy_key(manager.settings).sign(image.bank, values)
+    key = pcr_policies.policy_key(manager.settings)
+    policy = key.sign(cluster, image.bank, values)
     context.audit_detail.update(name=name, image_version=image.image_version, pcrs=",".join(policy.pcrs))
     async with manager.replication.lock(cluster):
         with manager.database.transaction() as connection:
-            if desired.content(connection, cluster, KIND, name, PcrPolicy) is not None:
+            before = desired.content(connection, cluster, KIND, name, PcrPolicy)
+            if before is not None and key.has_signed(cluster, before):
                 raise AlreadyExists(f"The cluster {cluster.name!r} has a PCR policy {name!r}.", name)
         await manager.replication.change(cluster, [Change(KIND, name, policy)])
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import socket
 import ssl
 import urllib.request
 from email.message import Message
-from http.client import BadStatusLine, IncompleteRead
+from http.client import BadStatusLine, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.error import HTTPError, URLError
 
@@ -21,6 +22,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
     ApiError,
     Call,
     ManagementClient,
+    NotWhole,
     path,
 )
 
@@ -50,7 +52,7 @@ class Wire:
         answer = self.answers.pop(0)
         if answer is not None and isinstance(answer, Exception):
             raise answer
-        if isinstance(answer, io.BytesIO):
+        if isinstance(answer, io.BufferedIOBase):
             response = answer
         elif isinstance(answer, bytes):
             response = Response(answer)
@@ -271,6 +273,28 @@ def no_operation(identifier: str) -> bytes:
 NOT_FOUND = json.dumps(vsphere("NOT_FOUND", "No such thing.")).encode()
 
 
+def test_rows_are_read_page_by_page(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(management_api, "PAGE", 2)
+    rows = [{"provider": "a&b", "key_id": str(number)} for number in range(4)]
+    opened = logged_in(wire, rows[:2], rows[2:], [])
+    assert opened.rows(Call("GET", "/x", query=(("hosts", "h"),)), "provider", "key_id") == rows
+    assert [request.full_url.partition("?")[2] for request in wire.requests] == [
+        "hosts=h&limit=2",
+        "hosts=h&limit=2&after=a%26b&after=1",
+        "hosts=h&limit=2&after=a%26b&after=3",
+    ]
+
+
+def test_a_list_without_end_is_given_up(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(management_api, "PAGE", 1)
+    monkeypatch.setattr(management_api, "PAGES", 3)
+    with pytest.raises(ApiError, match="more than 3 rows"):
+        logged_in(wire, *[[{"id": "1"}]] * 10).rows(GET, "id")
+    assert len(wire.requests) == 3
+    with pytest.raises(ApiError, match="no list"):
+        logged_in(wire, {"id": "1"}).rows(GET, "id")
+
+
 def test_find_is_none_where_the_server_says_not_found(wire: Wire) -> None:
     assert logged_in(wire, http_error(404, NOT_FOUND)).find(GET) is None
     failed = {"status": "FAILED", "operation": "get$task", "error": vsphere("NOT_FOUND", "No such thing.")}
@@ -426,7 +450,9 @@ def test_a_file_is_fetched_from_the_server_that_offered_it(wire: Wire) -> None:
     """The token goes to no other host, and the session nowhere."""
     wire.answers = [SESSION, b"the file", None]
     with ManagementClient("manager.example", "administrator", PASSWORD) as client:
-        assert client.fetch(URL, "the-token") == b"the file"
+        file = client.fetch(URL, "the-token")
+    assert file.content == b"the file"
+    file.check(b"the file")
     request = wire.requests[1]
     assert request.full_url == "https://manager.example:443/api/trust/backups/1?part=2"
     assert request.get_header("Authorization") == "Bearer the-token"
@@ -449,6 +475,73 @@ def test_a_file_without_end_is_given_up(wire: Wire) -> None:
     client = ManagementClient("manager.example", "administrator", PASSWORD)
     with pytest.raises(ApiError, match="more than"):
         client.fetch(URL, "the-token")
+
+
+class Stream:
+    """A socket that has received what it will ever receive."""
+
+    def __init__(self, received: bytes) -> None:
+        self._received = received
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._received)
+
+
+def received(wire: Wire, body: bytes, *headers: str) -> management_api.File:
+    """The file as the client takes it from these bytes."""
+    lines = ["HTTP/1.1 200 OK", *headers, "", ""]
+    answer = HTTPResponse(Stream("\r\n".join(lines).encode() + body))  # type: ignore[arg-type]
+    answer.begin()
+    wire.answers = [answer]
+    return ManagementClient("manager.example", "administrator", PASSWORD).fetch(URL, "the-token")
+
+
+WHOLE = b"the file"
+LENGTH = f"Content-Length: {len(WHOLE)}"
+SHA256 = f"sha-256=:{base64.b64encode(hashlib.sha256(WHOLE).digest()).decode()}:"
+OTHER_SHA256 = f"sha-256=:{base64.b64encode(hashlib.sha256(b'other').digest()).decode()}:"
+
+
+@pytest.mark.parametrize(
+    "body, headers",
+    [
+        (b"the fi", [LENGTH]),  # http.client is silent about it
+        (b"", [LENGTH, f"Repr-Digest: {SHA256}"]),
+        (b"the fi", [f"Repr-Digest: {SHA256}"]),
+        (b"tho file", [LENGTH, f"Repr-Digest: {SHA256}"]),
+        (WHOLE, [LENGTH, f"Repr-Digest: {OTHER_SHA256}"]),
+        (WHOLE, [LENGTH, "Repr-Digest: sha-512=:AAAA:", f"Repr-Digest: {OTHER_SHA256}"]),
+        (WHOLE, [LENGTH, "Repr-Digest: sha-256=no bytes"]),
+        (WHOLE, [LENGTH, "Repr-Digest: sha-256"]),
+    ],
+)
+def test_a_file_that_is_not_whole(wire: Wire, body: bytes, headers: list[str]) -> None:
+    with pytest.raises(NotWhole, match="the file is not whole"):
+        received(wire, body, *headers).check(body)
+
+
+def test_a_stream_that_ends_in_the_middle(wire: Wire) -> None:
+    with pytest.raises(NotWhole, match="did not give the file"):
+        received(wire, b"8\r\nthe fi", "Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],  # of a vCenter Server
+        [LENGTH],
+        [f"Repr-Digest: {SHA256}"],
+        [LENGTH, f"repr-digest: sha-512=:AAAA:, {SHA256}"],
+        [LENGTH, f"Repr-Digest: {SHA256}", "Repr-Digest: sha-512=:AAAA:"],
+        [LENGTH, "Repr-Digest: sha-512=:AAAA:"],
+    ],
+)
+def test_a_file_that_is_whole(wire: Wire, headers: list[str]) -> None:
+    file = received(wire, WHOLE, *headers)
+    file.check(WHOLE)
+    for kept in (WHOLE[:-1], WHOLE + b"\0", b"tho file"):
+        with pytest.raises(NotWhole):
+            file.check(kept)
 
 
 USED = b'{"error_type": "UNAUTHENTICATED", "messages": [{"id": "x", "default_message": "was used"}]}'

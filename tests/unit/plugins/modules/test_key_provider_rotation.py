@@ -14,7 +14,8 @@ from ansible_collections.trusted.infrastructure.plugins.modules.key_provider_rot
 )
 
 BASE = "/trust/clusters/domain-c1/kms/providers/the%20provider/rotation"
-HOST = {"scope": "lab", "host": "host1", "keys": 2, "reported": 1}
+HOST = {"scope": "lab", "host": "host1", "keys": 2, "denied": False, "reported": 1}
+REMOVED = {**HOST, "host": "host3", "denied": True}
 
 
 def previous(key_id: str, *hosts: dict[str, Any], compromised: bool = False) -> dict[str, Any]:
@@ -28,12 +29,19 @@ def previous(key_id: str, *hosts: dict[str, Any], compromised: bool = False) -> 
     }
 
 
-def rotation(*keys: dict[str, Any], unknown: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"master_key_id": "3", "previous": list(keys), "unknown": list(unknown)}
+def rotation(
+    *keys: dict[str, Any], unknown: tuple[str, ...] = (), behind: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {
+        "master_key_id": "3",
+        "previous": list(keys),
+        "unknown": list(unknown),
+        "behind": list(behind),
+    }
 
 
-def complete(force: bool) -> Call:
-    return Call("POST", BASE, {"force": force}, query=(("action", "complete"),), task=True)
+def complete(force: bool, **more: Any) -> Call:
+    return Call("POST", BASE, {"force": force, **more}, query=(("action", "complete"),), task=True)
 
 
 def compromise(key_id: str) -> Call:
@@ -51,6 +59,9 @@ def compromise(key_id: str) -> Call:
         (rotation(previous("1"), previous("2", compromised=True)), False, (complete(False),)),
         (rotation(previous("1", HOST)), True, (complete(True),)),
         (rotation(previous("1"), unknown=("ta2",)), True, (complete(True),)),
+        # It was given up before, and a Trust Authority host has not heard of it.
+        (rotation(behind=("ta2",)), False, (complete(False),)),
+        (rotation(unknown=("ta1",), behind=("ta2",)), False, (complete(False),)),
     ],
 )
 def test_complete(found: dict[str, Any], force: bool, calls: tuple[Call, ...]) -> None:
@@ -58,7 +69,36 @@ def test_complete(found: dict[str, Any], force: bool, calls: tuple[Call, ...]) -
     assert plan.calls == calls
     assert plan.changed is bool(calls)
     assert plan.before is not None and len(plan.before["previous"]) == len(found["previous"])
-    assert plan.after == {"provider": "the provider", "master_key_id": "3", "previous": []}
+    assert plan.after == {"provider": "the provider", "master_key_id": "3", "previous": [], "behind": []}
+
+
+@pytest.mark.parametrize(
+    "hosts, without, refused",
+    [
+        ([REMOVED], ["host3"], ""),
+        ([REMOVED], ["host3", "host9"], ""),
+        ([REMOVED], [], "host3 .* is denied: without_hosts"),
+        ([REMOVED], ["host1"], "host3"),
+        # Naming a host that may have its keys is not enough, nor does it cover others.
+        ([HOST], ["host1"], "host1"),
+        ([HOST, REMOVED], ["host3"], "host1"),
+    ],
+)
+def test_without_hosts(hosts: list[dict[str, Any]], without: list[str], refused: str) -> None:
+    found = rotation(previous("1", *hosts))
+    if not refused:
+        plan = plan_complete(BASE, "the provider", found, False, without)
+        assert plan.calls == (complete(False, without_hosts=without),)
+        return
+    with pytest.raises(ApiError, match=refused) as error:
+        plan_complete(BASE, "the provider", found, False, without)
+    if hosts != [REMOVED]:
+        assert "host3" not in str(error.value)
+
+
+def test_without_hosts_covers_no_unknown_ones() -> None:
+    with pytest.raises(ApiError, match="ta2 cannot be asked"):
+        plan_complete(BASE, "p", rotation(previous("1", REMOVED), unknown=("ta2",)), False, ["host3"])
 
 
 @pytest.mark.parametrize(
@@ -85,6 +125,7 @@ def test_what_is_left_is_named(found: dict[str, Any], words: str) -> None:
         (rotation(previous("1")), "3", (compromise("3"),), ["1"]),
         (rotation(previous("1", compromised=True), previous("2")), "3", (compromise("3"),), ["1", "2"]),
         (rotation(previous("1", HOST, compromised=True)), "3", (), ["1"]),
+        (rotation(previous("1", compromised=True), behind=("ta2",)), "3", (compromise("3"),), ["1"]),
         (rotation(), "3", (), []),
     ],
 )
@@ -95,6 +136,7 @@ def test_compromised(found: dict[str, Any], key_id: str, calls: tuple[Call, ...]
         "provider": "the provider",
         "master_key_id": key_id,
         "previous": [{"master_key_id": key, "compromised": True} for key in keys],
+        "behind": [],
     }
     # Once it is done, the same again is no change.
     done = {**rotation(*(previous(key, compromised=True) for key in keys)), "master_key_id": key_id}

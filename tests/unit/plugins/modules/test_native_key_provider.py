@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ApiError, Call
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
+    Call,
+    File,
+    NotWhole,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.native_key_providers import wants_backup
+from ansible_collections.trusted.infrastructure.plugins.modules import native_key_provider_backup
 from ansible_collections.trusted.infrastructure.plugins.modules.native_key_provider import plan
 from ansible_collections.trusted.infrastructure.plugins.modules.native_key_provider_restore import (
     plan as restored,
@@ -124,11 +131,11 @@ def offering(client: Any, content: Any = b"the file", health: str = "WARNING") -
         }
     )
 
-    def fetch(url: str, token: str) -> bytes:
+    def fetch(url: str, token: str) -> File:
         assert (url, token) == (location["url"], "the-token")
         if isinstance(content, Exception):
             raise content
-        return bytes(content)
+        return File(bytes(content))
 
     fake.fetch = fetch
     return fake
@@ -153,6 +160,23 @@ def test_a_backup_is_private_from_its_first_byte(run_module: Any, client: Any, t
         assert secret not in result.output
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_what_the_disk_gives_back_is_what_counts(
+    run_module: Any, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """A disk that loses the end of a file."""
+    path = tmp_path / "branch.p12"
+    if there:
+        path.write_text("an old one")
+    monkeypatch.setattr(native_key_provider_backup.os, "fsync", lambda number: os.ftruncate(number, 3))
+    result = run_module("native_key_provider_backup", offering(client), name="branch", path=str(path))
+    assert (result["failed"], result["msg"]) == (
+        True,
+        "the file is not whole; run the module again with force",
+    )
+    assert [item.read_text() for item in tmp_path.iterdir()] == ["an old one"] * there
+
+
 def test_what_is_backed_up_is_not_written_again(run_module: Any, client: Any, tmp_path: Path) -> None:
     given = {"name": "branch", "path": str(tmp_path / "branch.p12")}
     fake = offering(client, health="OK")
@@ -168,7 +192,8 @@ def test_what_is_backed_up_is_not_written_again(run_module: Any, client: Any, tm
     "content, said",
     [
         (ApiError("the token has expired", "UNAUTHENTICATED", 401), "the token has expired"),
-        (OSError(28, "No space left on device"), "No space left on device; if it was fetched"),
+        (OSError(28, "No space left on device"), "No space left on device; if it was fetched already"),
+        (NotWhole("the connection broke"), "the connection broke; run the module again with force"),
     ],
 )
 def test_a_download_that_fails_leaves_what_was_there(
@@ -234,6 +259,7 @@ def test_a_file_that_is_no_backup(run_module: Any, client: Any, tmp_path: Path) 
 
 POLICIES = "/trust/clusters/domain-c1/pcr-policies"
 POLICY = {"name": "1", "bank": "sha256", "pcrs": {"4": "11"}}
+SIGN = (Call("POST", POLICIES, {"name": "1", "base_image": {"a": 1}}, task=True),)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +268,16 @@ POLICY = {"name": "1", "bank": "sha256", "pcrs": {"4": "11"}}
         (None, None, ()),
         (POLICY, None, (Call("DELETE", f"{POLICIES}/1", task=True),)),
         (POLICY, POLICY, ()),
-        (None, POLICY, (Call("POST", POLICIES, {"name": "1", "base_image": {"a": 1}}, task=True),)),
+        (None, POLICY, SIGN),
     ],
 )
 def test_pcr_policies(current: Any, covers: Any, calls: Any) -> None:
     assert signed(Found(POLICIES, current, covers), "1", {"a": 1}).calls == calls
+
+
+def test_a_policy_of_another_key_or_cluster_is_signed_anew() -> None:
+    planned = signed(Found(POLICIES, POLICY, POLICY, signed=False), "1", {"a": 1})
+    assert (planned.calls, planned.changed) == (SIGN, True)
 
 
 def test_a_policy_never_changes() -> None:

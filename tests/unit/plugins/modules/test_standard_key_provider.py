@@ -250,4 +250,4 @@ def test_keys(run_module: Any, client: Any) -> None:
     fake = client({("GET", "/trust/keys"): [{"key_id": "100007", "provider": "finance"}]})
     result = run_module("key_info", fake, providers=["finance"])
     assert result["known_keys"] == [{"key_id": "100007", "provider": "finance"}]
-    assert fake.calls[0].query == (("providers", "finance"),)
+    assert fake.calls[0].query == (("providers", "finance"), ("limit", "1000"))
