@@ -60,7 +60,7 @@ fuzz: bootstrap ## Fuzz what reads foreign bytes; FUZZ_SECONDS for each target (
 	@$(run) env FUZZ_SECONDS='$(FUZZ_SECONDS)' pytest --color=no -o faulthandler_timeout=0 tests/fuzz
 
 .PHONY: bench
-bench: bootstrap ## Measure attestation: a table, build/bench.json and plots; nothing else should run
+bench: bootstrap ## Measure attestation and key releases: a table, build/bench.json and plots; nothing else should run
 	@$(run) env PYTHONPATH=src:tests python -m bench $(if $(RECORD),--record)
 
 .PHONY: format

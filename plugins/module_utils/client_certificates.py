@@ -38,4 +38,4 @@ def install(
 def renews(current: str | None, wanted: str) -> bool:
     """Whether a certificate (with what follows it) is for the same key as the one of now."""
     keys = [key_of_certificate(certificates([text])[0]) for text in (current, wanted) if text]
-    return len(keys) == 2 and keys[0] == keys[1] is not None
+    return len(keys) == 2 and keys[0] is not None and keys[0] == keys[1]

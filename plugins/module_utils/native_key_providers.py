@@ -1,7 +1,9 @@
 # Copyright: (c) 2026, trusted.infrastructure contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Native key providers in the management API: vSphere's resource, the same on a vCenter 7.0.2 and later."""
+"""Native key providers in the management API: vSphere's resource, the same on a vCenter 7.0.2 and later.
+
+Keys of a provider by themselves are our own."""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 RESOURCE = "/vcenter/crypto-manager/kms/providers"
+KEYS = "/trust/native-key-providers/{name}/keys"
 OWN_MESSAGES = "trusted.infrastructure."
 
 
@@ -26,6 +29,11 @@ def one(name: str) -> str:
 def info(client: ManagementClient, name: str) -> dict[str, t.Any] | None:
     """A provider as the server gives it, None where there is none."""
     return t.cast("dict[str, t.Any] | None", client.find(Call("GET", one(name))))
+
+
+def keys(client: ManagementClient, name: str) -> list[dict[str, t.Any]]:
+    """The keys of a provider, the current one first. Raises ApiError NOT_FOUND where there is no provider."""
+    return t.cast("list[dict[str, t.Any]]", client.call(Call("GET", path(KEYS, name=name))))
 
 
 def state_of(name: str, found: t.Mapping[str, t.Any] | None) -> State:

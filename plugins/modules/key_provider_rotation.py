@@ -34,15 +34,17 @@ options:
         while a Trust Authority host cannot be asked for them.
       - It also fails when the keys are given up and a Trust Authority host did not hear of that. Run it again when the host
         is back, and the host is told.
-      - V(compromised) makes O(primary_key_id) the primary key, and takes all earlier ones for compromised. What they
-        wrapped is still opened, so that its data can be moved to new keys, but is not wrapped again.
+      - V(compromised) makes O(primary_key_id) the primary key, and takes all earlier ones for compromised, also the one that
+        a rotation is under way to. It has what the stolen one wrapped before, and whoever has that one and an old copy knows
+        it. What they wrapped is still opened, so that its data can be moved to new keys, but is not wrapped again.
     type: str
     choices: [complete, compromised]
     default: complete
   primary_key_id:
     description:
       - Id of the new primary key on the key servers, where it must exist and be active. Needed with O(state=compromised).
-      - With the primary key of now, only those that it was rotated from become compromised.
+      - A key that is a primary key of the provider already may have what a compromised one wrapped before, and is refused; only
+        a repetition is not. Make a new one.
     type: str
   without_hosts:
     description:
@@ -185,10 +187,18 @@ def refuse(rotation: Rotation, without_hosts: t.Sequence[str] = ()) -> None:
 
 
 def plan_compromised(base: str, name: str, rotation: Rotation, primary_key_id: str) -> Plan:
-    """Make a key the primary key, and all earlier ones compromised."""
+    """Make a key the primary key, and all earlier ones compromised. Raises ApiError, in check mode as well, for a key
+    that may have what an earlier one wrapped before."""
     before = keys_of(name, rotation)
     earlier = [row["master_key_id"] for row in before["previous"]]
-    if primary_key_id != before["master_key_id"]:
+    again = primary_key_id == before["master_key_id"]
+    if primary_key_id in earlier or (again and not all(row["compromised"] for row in before["previous"])):
+        text = (
+            f"{primary_key_id} is a primary key of {name}, and may have what a compromised one wrapped before: make a "
+            "new one on the key servers, and name that"
+        )
+        raise ApiError(text, "INVALID_ARGUMENT", 400)
+    if not again:
         earlier.append(before["master_key_id"])
     previous = [{"master_key_id": key_id, "compromised": True} for key_id in earlier]
     after = {**before, "master_key_id": primary_key_id, "previous": previous, "behind": []}

@@ -189,7 +189,7 @@ def agent_command(options: argparse.Namespace) -> None:
     """Ask the agent on its local socket, and print its answer."""
     import httpx
 
-    from trusted_infrastructure.transport import answer_of, ask_once, local_client, unreachable
+    from trusted_infrastructure.transport import ANSWER_LIMIT, answer_of, ask_once, local_client, unreachable
 
     method, path = AGENT_COMMANDS[options.action]
     body = {"provider": options.provider} if options.action == "key-check" else None
@@ -203,7 +203,7 @@ def agent_command(options: argparse.Namespace) -> None:
         response = ask_once(client, method, path, json=body, params={k: v for k, v in query.items() if v})
     except httpx.HTTPError as error:
         raise unreachable(f"the agent at {options.socket}", error) from None
-    answer = answer_of(response, "the agent")
+    answer = answer_of(response, "the agent", ANSWER_LIMIT)
     write_json(identity_key(answer) if options.action == "endorsement-key" else answer)
 
 

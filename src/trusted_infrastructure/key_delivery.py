@@ -17,10 +17,13 @@ MAX_KEYS = 256  # in one delivery; more are delivered in several
 MAX_OBJECTS = 4096  # named in one request to wrap keys again
 MAX_PAGE = 1000  # keys of objects in one answer, where the manager reads page by page
 MAX_PREVIOUS_KEYS = 64  # of a native provider
+MAX_NATIVE_PROVIDERS = 1024  # on a host
 MAX_WAIT = 30  # seconds of a long poll
 
 # `$(?!\n)`: `$` alone also matches before a final newline.
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+# As long as the manager can note that it was removed.
+NativeKeyId = Annotated[str, msgspec.Meta(min_length=1, max_length=36, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 OptionalLabel = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Text = Annotated[str, msgspec.Meta(max_length=2048)]
 Code = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9_]*$(?!\n)")]
@@ -134,12 +137,13 @@ class NativeKey(KeyMessage, frozen=True):
     check_value: CheckValue
 
 
-class NativeProviderPush(KeyMessage, frozen=True):
+class NativeProviderPush(KeyMessage, frozen=True, omit_defaults=True):
     """Manager to agent: a native provider with all its keys, the current one (`key_id`) first.
 
     policy_public_key, policy_reference: PEM of the key that signs PCR policies, and the reference of those
     for the host's cluster; None where there are none. removed: ids of keys that were removed on purpose; any
-    other key that the host has, and that is not here, it keeps.
+    other key that the host has, and that is not here, it keeps. What is as by default is not sent: agents of
+    earlier releases refuse fields that they do not know.
     """
 
     instance: Instance
@@ -161,7 +165,7 @@ class NativeProviderState(KeyMessage, frozen=True):
 
     provider: Label
     key_id: Label
-    keys: dict[str, str]
+    keys: Annotated[dict[NativeKeyId, CheckValue], msgspec.Meta(max_length=MAX_KEYS)]
     state: Literal["AVAILABLE", "LOCKED"]
     sealed: bool
     tpm_required: bool
@@ -172,7 +176,7 @@ class NativeProviderState(KeyMessage, frozen=True):
 class NativeProviderStates(KeyMessage, frozen=True):
     """GET native-providers."""
 
-    providers: list[NativeProviderState]
+    providers: Annotated[list[NativeProviderState], msgspec.Meta(max_length=MAX_NATIVE_PROVIDERS)]
 
 
 # ---- keys of objects

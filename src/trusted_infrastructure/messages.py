@@ -13,7 +13,7 @@ import base64
 import hashlib
 import struct
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -27,6 +27,8 @@ DELIVERY_LABEL = b"trusted.infrastructure/key-delivery/v1"
 PCR_POLICY_LABEL = b"trusted.infrastructure/pcr-policy/v2"
 # Object label of keys that are made to see that keys come, and are thrown away: nothing is kept under them.
 KEY_CHECK_LABEL = "key-check"
+# Number of what was wrapped for a host. JSON has it exactly (RFC 7493, 2.2).
+MarkNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 PURPOSE_TOKEN = "token"  # noqa: S105 - what a challenge is for, not a password
 
 Message = TypeVar("Message", bound="WireMessage")
@@ -142,10 +144,11 @@ class KeyUsageReport(WireMessage, frozen=True):
     """Agent to Key Provider Service: how many wrapped keys of a provider this host keeps, by primary key id.
 
     Complete: a primary key that is not named has none. known: what this service answered to the report
-    before; keys that it had wrapped until then have arrived and are counted, or never will."""
+    before; keys that it had wrapped until then have arrived and are counted, or never will. Left out, it is
+    0."""
 
     keys: dict[str, int]
-    known: int = 0
+    known: MarkNumber | msgspec.UnsetType = msgspec.UNSET
 
 
 class PrimaryKeyIds(WireMessage, frozen=True):
@@ -153,13 +156,13 @@ class PrimaryKeyIds(WireMessage, frozen=True):
 
     compromised: those of the previous ones whose keys must be replaced, not wrapped again. known: the number
     of what was wrapped last for this host. Where the report has another, it may lack keys, and one more is to
-    follow when those on their way have arrived.
+    follow when those on their way have arrived. Left out, it is 0.
     """
 
     primary_key_id: str
     previous: list[str]
     compromised: list[str]
-    known: int = 0
+    known: MarkNumber | msgspec.UnsetType = msgspec.UNSET
 
 
 class KeyAnswer(WireMessage, frozen=True):
@@ -181,6 +184,11 @@ class KeyAnswer(WireMessage, frozen=True):
 def decode(data: bytes, message: type[Message]) -> Message:
     """Decode one JSON message. Raises InvalidField (400) that names the field."""
     return decode_json(data, message)
+
+
+def number(known: int | msgspec.UnsetType) -> int:
+    """Of `KeyUsageReport` and `PrimaryKeyIds`: 0 where it was left out."""
+    return 0 if known is msgspec.UNSET else known
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -31,6 +31,7 @@ def native_providers(site: Site) -> None:
     backed_up(site)
     site.converges("native_key_provider", name="branch", key_id=OTHER)
     backed_up(site)
+    earlier_keys(site)
     broken_on_the_way(site)
     restored(site)
     site.converges("native_key_provider", name="branch", state="absent")
@@ -52,6 +53,23 @@ def backed_up(site: Site) -> None:
     for check in (False, True):
         assert site.ok("native_key_provider_backup", check=check, **wanted)["changed"] is False
     assert site.door.changes() == []
+
+
+def earlier_keys(site: Site) -> None:
+    """The one before is removed; hosts have to answer, unless it is by force. The provider is not well here
+    on its one host, which has an agent of another release."""
+    one = {"provider": "branch", "key_id": KEY}
+    rows = site.ok("native_key_provider_keys_info", provider="branch")["native_keys"]
+    assert [(row["key_id"], row["state"]) for row in rows] == [(OTHER, "CURRENT"), (KEY, "PREVIOUS")]
+    assert "current key" in site.refused("native_key_provider_key", provider="branch", key_id=OTHER)
+    site.converges("cluster", name="trusted")
+    site.converges("cluster_host", cluster="trusted", name="host1", ek_digest="ab" * 32, scope="department")
+    assert "host1" in site.refused("native_key_provider_key", **one)
+    site.converges("native_key_provider_key", **one, force=True)
+    rows = site.ok("native_key_provider_keys_info", provider="branch")["native_keys"]
+    assert [row["key_id"] for row in rows] == [OTHER]
+    assert "branc" in site.refused("native_key_provider_key", provider="branc", key_id=KEY)
+    site.converges("cluster_host", cluster="trusted", name="host1", state="absent")
 
 
 def cut(content: bytes, _headers: Message) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
 
 from contract.managed_site import Site, open_site
@@ -19,6 +20,7 @@ from services.manager.material import START, Issuer
 
 from ansible_collections.trusted.infrastructure.plugins.modules.tpm2_endorsement_key_replace import key_digest
 from trusted_infrastructure import sealing
+from trusted_infrastructure.kmip.servers import ServedKey
 
 CLUSTER = "authority"
 TRUSTED = "trusted"
@@ -414,7 +416,7 @@ def rotations(site: Site) -> None:
         return {"master_key_id": key_id, "check_value": key_id * 64}
 
     def usage(_host: str) -> dict[str, Any]:
-        return {"usage": [{"scope": "lab", "host": "host1", "reported": 1.0, "keys": left, "marks": {}}]}
+        return {"usage": [{"scope": "lab", "host": "host1", "reported": 1.0, "keys": left, "unreported": {}}]}
 
     answers["POST", f"{base}/check-value"], answers["GET", f"{base}/usage"] = checked, usage
     wanted = {"cluster": CLUSTER, "name": "finance", "servers": [SERVER]}
@@ -427,6 +429,10 @@ def rotations(site: Site) -> None:
     rotated = site.converges("key_provider", **wanted, primary_key_id="2")
     assert rotated["diff"]["before"] == {**rotated["diff"]["after"], "master_key_id": "1"}
     assert "is being rotated" in site.refused("key_provider", **wanted, primary_key_id="3")
+    # What 1 wrapped may be under 2 by now.
+    assert "make a new one" in site.refused(
+        "key_provider_rotation", **one, state="compromised", primary_key_id="2"
+    )
     left["1"] = 2
     found = site.ok("key_provider_rotation_info", **one)["rotation"]
     assert [(key["master_key_id"], key["keys_left"]) for key in found["previous"]] == [("1", 2)]
@@ -876,10 +882,31 @@ def standard_providers(site: Site) -> None:
     )
     assert [row["trusted"] for row in found["current_certificates"]] == [False, False]
     assert site.ok("standard_key_provider_info", names=["other"])["standard_key_providers"] == []
-    assert site.ok("key_info", providers=["finance"], in_use=True)["known_keys"] == []
+    standard_keys(site)
     taken = site.refused("trusted_key_provider", name="finance", group="group-1")
     assert "finance" in taken
     site.converges("standard_key_provider", name="finance", state="absent")
+
+
+def standard_keys(site: Site) -> None:
+    """Of the provider `finance`, whose key servers make one in place of those of the test."""
+
+    async def ask(*_arguments: Any) -> ServedKey:
+        return ServedKey(key_id="100/7", material=bytes(32), state="ACTIVE", server="kms1")
+
+    use = {"component": "Virtual Machine", "name": "db1", "identifier": "52d3-77"}
+    wanted = {"cluster": TRUSTED, "provider": "finance", **use}
+    assert site.ok("key_info", providers=["finance"], in_use=True)["known_keys"] == []
+    assert "'sales'" in site.refused("key", **{**wanted, "provider": "sales"})
+    with mock.patch.object(site.api.manager.key_servers, "ask", ask):
+        result = site.converges("key", **wanted)
+    assert (result["key_id"], len(result["unreachable"])) == ("100/7", 2)
+    site.stays("key", **{**wanted, "name": "another name of it"})
+    (found,) = site.ok("key_info", providers=["finance"], in_use=True)["known_keys"]
+    assert found["key_id"] == result["key_id"]
+    one = {"provider": "finance", "key_id": "100/7", "state": "absent"}
+    assert "52d3-77" in site.refused("key", **one)
+    site.converges("key", **one, force=True)
 
 
 SCENARIOS = {

@@ -154,6 +154,7 @@ WORKLOAD_INFO = {
     "key_providers_info",
     "kms_service_info",
     "native_key_provider_info",
+    "native_key_provider_keys_info",
     "principal_info",
     "standard_key_provider_info",
     "trusted_cluster_info",

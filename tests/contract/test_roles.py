@@ -6,9 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from collection_tree import ROOT
+
+from trusted_infrastructure.manager.settings import ManagerSettings
 
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 TYPES = {"raw": object, "str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
@@ -41,3 +44,14 @@ def test_every_option_has_a_default_or_is_required(role: Path) -> None:
     defaults = loaded(role / "defaults" / "main.yml")
     missing = [name for name, option in options_of(role).items() if name not in defaults]
     assert [name for name in missing if not options_of(role)[name].get("required")] == []
+
+
+@pytest.mark.parametrize("name", ["event_limit", "event_retention", "host_key_limit", "host_key_rate"])
+def test_setting_of_the_manager_is_a_variable_with_its_default(name: str) -> None:
+    role = ROOT / "roles" / "manager"
+    own = {field.name: field.default for field in msgspec.structs.fields(ManagerSettings)}
+    assert loaded(role / "defaults" / "main.yml")[f"manager_{name}"] == own[name]
+    assert (
+        loaded(role / "vars" / "main.yml")["manager_settings_common"][name]
+        == f"{{{{ manager_{name} | int }}}}"
+    )

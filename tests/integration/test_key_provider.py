@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from integration.key_traces import traces
 from integration.software_key_server import SoftwareKeyServer
 from services.asgi_client import AsgiClient
 from services.key_provider.harness import (
@@ -56,7 +58,7 @@ class TrustAuthority:
     parts: Parts
     authority: Authority
     side: SideAuthority
-    servers: tuple[SoftwareKeyServer, SoftwareKeyServer]
+    servers: tuple[SoftwareKeyServer, ...]
     folder: Path
     document: KeyProvider
 
@@ -67,6 +69,10 @@ class TrustAuthority:
         self.document = msgspec.structs.replace(self.document, **changes)
         self.authority.put("key_provider", "finance", self.document)
         self.authority.publish(self.folder / "snapshot.json")
+
+    def public(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A request of a host, as it comes."""
+        return AsgiClient(self.parts.public).request(method, path, **options)
 
     def manage(self, method: str, path: str, body: Any = None) -> Any:
         _key, certificate = self.side.leaf("manager", "ta-manager")
@@ -95,13 +101,12 @@ class TrustAuthority:
             body = host.rewrap_body(body)
         token = host.token()
         proof = host.proof(token, body)
-        response = AsgiClient(self.parts.public).post(
-            f"{PATH}?action={action}", content=body, headers={"Authorization": f"DPoP {token}", "DPoP": proof}
-        )
+        headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
+        response = self.public("POST", f"{PATH}?action={action}", content=body, headers=headers)
         if response.status_code != 200:
             return response.json()["error"]["code"], b"", None
         answer = messages.decode(response.content, KeyAnswer)
-        jws = AsgiClient(self.parts.public).get("/kms/v1/keys").json()["keys"]
+        jws = self.public("GET", "/kms/v1/keys").json()["keys"]
         keys = tokens.verify_key_set(
             jws, self.side.certificate, "trust_authority", "key-provider-service", {"ta1"}, int(time.time())
         ).keys
@@ -125,7 +130,7 @@ def servers(
         yield first, second
 
 
-def make(folder: Path, servers: tuple[SoftwareKeyServer, SoftwareKeyServer]) -> TrustAuthority:
+def make(folder: Path, servers: tuple[SoftwareKeyServer, ...]) -> TrustAuthority:
     for name in ("state", "run", "anchors"):
         (folder / name).mkdir()
     now = int(time.time())
@@ -327,20 +332,10 @@ def test_the_key_server_logs_no_key_and_its_files_are_private(
     for server in trust_authority.servers:
         log = server.log()
         assert "Getting a SymmetricKey" in log
-        assert primary.material.hex() not in log
+        assert traces(log.encode(), {"primary key": primary.material}) == []
         assert "DEBUG" not in log
         for name in ("keys.db", "server.key"):
             assert (server.folder / name).stat().st_mode & 0o077 == 0, name
-
-
-def test_no_secret_in_the_service_s_state(trust_authority: TrustAuthority) -> None:
-    trust_authority.ask()
-    primary = trust_authority.parts.state.primary_keys.current("finance", "1001", 60)
-    assert primary is not None
-    for path in (trust_authority.folder / "state").iterdir():
-        assert primary.material not in path.read_bytes()
-        assert b"PRIVATE KEY" not in path.read_bytes()
-        assert path.stat().st_mode & 0o077 == 0
 
 
 def revoke(server: SoftwareKeyServer, key_id: str, reason: str = "KEY_COMPROMISE", then: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from integration.key_host import allow_dumps
 from services.key_provider.harness import SERVICE_ID, Authority, provider, write_identity
 from services.side_authority import SideAuthority, forwarded
 
@@ -29,17 +30,27 @@ def opened(path: Path) -> httpx.Client:
     return httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=10)
 
 
-class Process:
-    """The service in `folder`; its settings can be changed before it starts."""
+def prepared(folder: Path) -> SideAuthority:
+    """What the service needs in its folder."""
+    for name in ("state", "run", "anchors"):
+        (folder / name).mkdir()
+    side = SideAuthority(now=int(time.time()))
+    write_identity(folder, side)
+    (folder / "anchors" / "peers.json").write_text('[{"host":"ta1","public_name":"ta1"}]')
+    Authority().publish(folder / "snapshot.json")
+    return side
 
-    def __init__(self, folder: Path) -> None:
-        for name in ("state", "run", "anchors"):
-            (folder / name).mkdir()
+
+class Process:
+    """The service in `folder`; its settings and its program can be changed before it starts. It works in
+    `folder`/working, where a core dump would be: the limit of its parent allows one."""
+
+    def __init__(self, folder: Path, side: SideAuthority | None = None) -> None:
+        """side: of a folder that has what the service needs."""
         self.folder = folder
-        self.side = SideAuthority(now=int(time.time()))
-        write_identity(folder, self.side)
-        (folder / "anchors" / "peers.json").write_text('[{"host":"ta1","public_name":"ta1"}]')
-        Authority().publish(folder / "snapshot.json")
+        self.side = side or prepared(folder)
+        (folder / "working").mkdir()
+        self.program = ["-m", "trusted_infrastructure.cli"]
         self.settings: dict[str, Any] = {
             "host": "ta1",
             "service_id": SERVICE_ID,
@@ -62,20 +73,28 @@ class Process:
         path.write_text(json.dumps(self.settings))
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trusted_infrastructure.cli", "serve", "key-provider"]
-                + ["--settings", str(path)],
+                [sys.executable, *self.program, "serve", "key-provider", "--settings", str(path)],
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+                cwd=self.folder / "working",
+                stdout=log,
                 stderr=log,
+                preexec_fn=allow_dumps,
             )
         return self.process
 
     def wait_for_sockets(self) -> None:
+        """Until somebody accepts on both: the socket of one that was killed is there, too."""
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if all((self.folder / "run" / f"{name}.sock").exists() for name in ("public", "management")):
-                return
-            time.sleep(0.05)
-        raise TimeoutError(self.log())
+        for name in ("public", "management"):
+            while True:
+                try:
+                    with socket.socket(socket.AF_UNIX) as connection:
+                        connection.connect(str(self.folder / "run" / f"{name}.sock"))
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(self.log()) from None
+                    time.sleep(0.05)
 
     def log(self) -> str:
         return (self.folder / "log").read_text()

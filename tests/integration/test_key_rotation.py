@@ -193,7 +193,7 @@ def test_a_rotation_with_restarts_between_all_steps(authority: TrustAuthority, s
     restart(authority)
     everything_opens()
     usage = authority.manage("GET", "/providers/finance/usage")["usage"]
-    assert {key_id for one in usage for key_id in one["marks"]} == {"1001", "1002"}
+    assert {key_id for one in usage for key_id in one["unreported"]} == {"1001", "1002"}
     # The old one may be deactivated on the key servers meanwhile.
     assert authority.look()["health"] == "OK"
     authority.set(previous_keys=[])

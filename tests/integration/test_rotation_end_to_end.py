@@ -203,8 +203,8 @@ class Site:
         counts, answer = {name.lstrip("_"): count for name, count in keys.items()}, None
         for at in NAMES:
             known = 0
-            while answer is None or answer.known != known:
-                known = 0 if answer is None else answer.known
+            while answer is None or messages.number(answer.known) != known:
+                known = 0 if answer is None else messages.number(answer.known)
                 body = messages.encode(KeyUsageReport(keys=counts, known=known))
                 response = self.ask(at, "usage", body)
                 assert response.status_code == 200, response.text
@@ -310,6 +310,37 @@ def test_a_rotation_and_a_compromise(site: Site, servers: tuple[SoftwareKeyServe
         log = (host.folder / "state" / "audit.jsonl").read_text()
         assert "primary_key_compromised" in log or host.name == "ta2"
         assert '"operation":"usage"' in log.replace(" ", "")
+
+
+def test_a_key_is_stolen_while_it_is_rotated(site: Site, servers: tuple[SoftwareKeyServer, ...]) -> None:
+    """The host has wrapped its key again, and rests on the new primary key, when the old one turns out to be
+    stolen: who has that and the old copy knows the key all the same."""
+    with site.manager() as api:
+        site.set_up(api, servers)
+        old, old_key = site.wrap("ta1")
+        api.done("PATCH", ONE, json={"master_key_id": "1002"})
+        response = site.ask("ta1", "rewrap", site.host.rewrap_body(old))
+        again = messages.decode(response.content, KeyAnswer).wrapped_key
+        assert again is not None and site.key == old_key
+        site.report(_1002=1)
+        error = api.failed("POST", f"{ROTATION}?action=compromise", json={"master_key_id": "1002"})
+        assert error["error_type"] == "INVALID_ARGUMENT"
+        assert site.code("ta2", "rewrap", site.host.rewrap_body(old)) == "ok"
+        found = api.done("POST", f"{ROTATION}?action=compromise", json={"master_key_id": "1003"})
+        assert found["compromised"] == ["1001", "1002"]
+        for at in NAMES:
+            for wrapped in (old, again):
+                code = site.code(at, "rewrap", site.host.rewrap_body(wrapped))
+                assert code == "primary_key_compromised"
+        site.opens(again, old_key)
+        ids = site.report(_1002=1)
+        assert (ids.primary_key_id, ids.compromised) == ("1003", ["1001", "1002"])
+        assert reason(api.failed("POST", f"{ROTATION}?action=complete", json={})) == "keys_left"
+        new, new_key = site.wrap("ta2")
+        assert new_key != old_key
+        site.report(_1003=1)
+        assert api.done("POST", f"{ROTATION}?action=complete", json={})["removed"] == ["1001", "1002"]
+        site.opens(new, new_key)
 
 
 def test_an_end_by_force_while_a_host_is_off(site: Site, servers: tuple[SoftwareKeyServer, ...]) -> None:

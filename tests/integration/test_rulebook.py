@@ -24,6 +24,7 @@ from trusted_infrastructure.manager import users
 # Without care, ansible-rulebook makes the number 1000 of it.
 DIGITS = "1_000"
 REFUSED = "com.vmware.vc.TaHostAttestFailEvent"
+OPERATION = "com.vmware.vc.crypto.Operation"
 UNREACHABLE = "com.vmware.vc.kms.crypto.Unreachable"
 SECONDS = 120.0
 
@@ -145,6 +146,7 @@ def test_every_ticket_is_opened_also_after_a_kill_and_while_the_manager_is_away(
                     "host1 was refused: {{ 1 + 1 }}", type=REFUSED, host="host1", details={"a": "{{ 3 }}"}
                 )
                 site.happen("Nobody has to look at this.")
+                site.happen("Nor at this.", type=OPERATION, details={"provider": "finance"})
                 site.happen("No key server can be reached.", type=UNREACHABLE)
                 await until(lambda: len(tickets.taken) == 1, SECONDS)
             # It was killed before the first ticket was there, and had been given more events than this one.
@@ -153,11 +155,13 @@ def test_every_ticket_is_opened_also_after_a_kill_and_while_the_manager_is_away(
                 await until(lambda: "asking again" in log.read_text(), SECONDS)
                 async with site.served():
                     site.happen("host2 was refused.", type=REFUSED, host="host2")
-                    await until(lambda: len(tickets.taken) == 4, SECONDS)
+                    site.happen("Another's key.", type=OPERATION, details={"code": "key_unknown"})
+                    await until(lambda: len(tickets.taken) == 5, SECONDS)
             first, *more = tickets.taken
             assert first["title"] == "host1 was refused: { { 1 + 1 }}"
             assert first["event"]["host"] == "host1" and first["event"]["details"] == {"a": "{ { 3 }}"}
             titles = [ticket["title"] for ticket in more]
-            assert titles == [first["title"], "No key server can be reached.", "host2 was refused."]
+            told = ["No key server can be reached.", "host2 was refused.", "Another's key."]
+            assert titles == [first["title"], *told]
 
     asyncio.run(scene())

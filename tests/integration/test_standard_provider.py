@@ -423,6 +423,10 @@ def test_a_host_that_leaves_its_cluster_has_no_keys_of_it(provider: Api, nodes: 
     provider.done("POST", "/trust/clusters/two/hosts", json=body)
     answer = answered(provider, agent, action="get", provider="finance", key_id=made.key_id)
     assert (answer.code, agent.held) == ("key_unknown", {})
+    (event,) = [one for one in told(provider, events.CRYPTO_OPERATION) if "code" in one["details"]]
+    assert (event["operation"], event["details"]["code"]) == ("get", "key_unknown")
+    assert (event["user"], event["key_id"]) == ("host:host1", made.key_id)
+    assert told(provider, events.SEND_KEY_KMS_CLUSTER_ERROR) == []
     assert provider.ok("GET", "/trust/keys")[0]["hosts"] == []
 
 

@@ -33,7 +33,7 @@ from trusted_infrastructure.transport import (
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 HOST = "config.host1"
-LIMIT = 1 << 20
+LIMIT, ERROR_LIMIT = 1 << 20, 1 << 16
 # Seconds: what a client may wait for the next bytes, and in all.
 GAP, WHOLE = 0.3, 0.6
 
@@ -67,6 +67,12 @@ async def announced() -> Pieces:
 
 async def too_long_by_one() -> Pieces:
     yield OK + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % (LIMIT + 1) + bytes(LIMIT + 1) + b"\r\n0\r\n\r\n"
+    await asyncio.sleep(60)
+
+
+async def error_too_long_by_one() -> Pieces:
+    body = b'{"error":{"code":"x"},"y":["%s"]}' % (b"y" * ERROR_LIMIT)
+    yield ERROR + b"content-length: %d\r\n\r\n" % (ERROR_LIMIT + 1) + body[: ERROR_LIMIT + 1]
     await asyncio.sleep(60)
 
 
@@ -117,6 +123,7 @@ REFUSED = (
     until_closed,
     announced,
     too_long_by_one,
+    error_too_long_by_one,
     bomb,
     bomb_in_a_bomb,
     bomb_of_an_error,
@@ -175,6 +182,7 @@ def server(tmp_path: Path, side: SideAuthority, monkeypatch: pytest.MonkeyPatch)
         clients, "_https", lambda context: httpx.AsyncHTTPTransport(uds=str(made.socket), verify=context)
     )
     monkeypatch.setattr(bounded_answers, "ANSWER_LIMIT", LIMIT)
+    monkeypatch.setattr(bounded_answers, "UNTYPED_LIMIT", ERROR_LIMIT)
     monkeypatch.setattr(bounded_answers, "TRANSFER_TIME", WHOLE - GAP)
     return made
 
@@ -230,7 +238,8 @@ def test_what_is_too_large_or_compressed_is_refused(
 
     refused = asyncio.run(run())
     assert refused.code == "answer_refused"
-    assert ("compressed" if "bomb" in pieces.__name__ else str(LIMIT)) in str(refused)
+    limit = ERROR_LIMIT if "error" in pieces.__name__ else LIMIT
+    assert ("compressed" if "bomb" in pieces.__name__ else f" {limit} bytes") in str(refused)
     # What was on its way in buffers, and no more.
     assert server.sent < LIMIT + (3 << 20)
     if isinstance(refused, Refusal):
@@ -255,6 +264,18 @@ def test_what_takes_too_long_is_given_up(
     refused = asyncio.run(run())
     assert refused.code == ("unreachable" if caller == "manager" else "peer_unreachable")
     assert time.monotonic() - began < 4
+
+
+def test_an_alert_after_the_handshake_is_an_error_of_the_connection() -> None:
+    """httpx does not know it: whether the client reads it, or a closed connection, is chance."""
+
+    class Refusing(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise ssl.SSLError(1, "tlsv13 alert certificate required")
+
+    bounded = bounded_answers.BoundedAnswers(Refusing())
+    with pytest.raises(httpx.ReadError, match="certificate required"):
+        asyncio.run(bounded.handle_async_request(httpx.Request("GET", "https://ta1")))
 
 
 def test_commands_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

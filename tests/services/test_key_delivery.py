@@ -15,6 +15,8 @@ from trusted_infrastructure.key_delivery import (
     KeyMessage,
     KeyRequests,
     NativeProviderPush,
+    NativeProviderState,
+    NativeProviderStates,
     RewrapKeys,
     StandardKeys,
 )
@@ -26,12 +28,15 @@ KEY = {"provider": "p", "key_id": "1", "sealed_key": SEALED}
 NATIVE_KEY = {"key_id": "1", "sealed_key": SEALED, "check_value": "0" * 64}
 PUSH = {"instance": INSTANCE, "provider": "p", "key_id": "1", "tpm_required": False, "keys": [NATIVE_KEY]}
 LONG = "x" * 256
+STATE = {"provider": "p", "key_id": "1", "keys": {"1": "0" * 64}, "state": "AVAILABLE"}
+STATE |= {"sealed": True, "tpm_required": False}
 
 GOOD: list[tuple[type[KeyMessage], dict[str, Any]]] = [
     (StandardKeys, {"instance": INSTANCE}),
     (StandardKeys, {"instance": INSTANCE, "keys": [KEY], "answers": [{"id": "a", "key_id": "1"}]}),
     (NativeProviderPush, PUSH),
     (NativeProviderPush, PUSH | {"policy_reference": base64.b64encode(bytes(32)).decode(), "removed": ["2"]}),
+    (NativeProviderState, STATE | {"keys": {f"{one:036}": "0" * 64 for one in range(256)}}),
     (RewrapKeys, {}),
     (RewrapKeys, {"provider": "p", "target": "q", "object_ids": ["a"], "replace": True, "dry_run": True}),
 ]
@@ -73,6 +78,12 @@ BAD: dict[str, tuple[type[KeyMessage], dict[str, Any], str]] = {
     "a short reference": (NativeProviderPush, PUSH | {"policy_reference": "AAAA"}, "policy_reference"),
     "too many removed keys": (NativeProviderPush, PUSH | {"removed": ["1"] * 257}, "removed"),
     "a short check value": (NativeProviderPush, pushed(check_value="00"), "keys[0].check_value"),
+    "too many native keys": (
+        NativeProviderState,
+        STATE | {"keys": {str(one): "0" * 64 for one in range(257)}},
+        "keys",
+    ),
+    "too many native providers": (NativeProviderStates, {"providers": [STATE] * 1025}, "providers"),
     "too many objects": (RewrapKeys, {"object_ids": ["a"] * 4097}, "object_ids"),
     "an empty object": (RewrapKeys, {"object_ids": [""]}, "object_ids[0]"),
     "a line end in a target": (RewrapKeys, {"target": "a\n"}, "target"),
@@ -85,6 +96,17 @@ def test_bad_messages_name_the_field(name: str) -> None:
     with pytest.raises(InvalidField) as caught:
         decode_json(msgspec.json.encode(content), message)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("keys", [{"x" * 37: "0" * 64}, {"": "0" * 64}, {"a\n": "0" * 64}, {"1": "00"}])
+def test_what_is_no_native_key_of_a_host(keys: dict[str, str]) -> None:
+    with pytest.raises(InvalidField):
+        decode_json(msgspec.json.encode(STATE | {"keys": keys}), NativeProviderState)
+
+
+def test_agents_of_earlier_releases_take_a_push_without_news() -> None:
+    push = decode_json(msgspec.json.encode(PUSH), NativeProviderPush)
+    assert msgspec.json.decode(msgspec.json.encode(push)).keys() == PUSH.keys()
 
 
 @pytest.mark.parametrize("suite", sealing.SUITES)

@@ -137,10 +137,13 @@ class TrustedKeysOfTheWorld(TrustedKeys):
 
         def work() -> KeyEncryptionKey:
             if use.arrives:
-                self._world.kept(at, wrapping.parse(reference).header.primary_key_id)
+                primary = wrapping.parse(reference).header.primary_key_id
+                if PRIMARY_KEYS.index(primary) < self._world.current[at]:
+                    raise Refusal("primary_key_previous", "it may be given up at any time")
+                self._world.kept(at, primary)
             return KeyEncryptionKey(kek_id, reference, bytearray(KEY))
 
-        return await self._world.ask(work)
+        return await self._refused_or(work)
 
     async def rewrap(
         self, provider: str, kek_id: str, reference: bytes, use: ObjectOfKey
@@ -155,6 +158,9 @@ class TrustedKeysOfTheWorld(TrustedKeys):
                 return KeyEncryptionKey(kek_id, reference, bytearray(KEY))
             return self._wrap(at, kek_id)
 
+        return await self._refused_or(work)
+
+    async def _refused_or(self, work: Callable[[], KeyEncryptionKey]) -> KeyEncryptionKey:
         def answered() -> KeyEncryptionKey | Refusal:
             try:
                 return work()
@@ -177,8 +183,8 @@ class Client:
         report, usage = messages.decode(body, KeyUsageReport), self._world.usages[service.id]
 
         def work() -> PrimaryKeyIds:
-            known = usage.report(HOST, PROVIDER, report.keys, report.known)
-            return PrimaryKeyIds(primary_key_id="", previous=[], compromised=[], known=known)
+            known = usage.report(HOST, PROVIDER, report.keys, messages.number(report.known))
+            return PrimaryKeyIds(primary_key_id="", previous=[], compromised=[], known=known or msgspec.UNSET)
 
         return await self._world.ask(work)
 
@@ -254,7 +260,7 @@ def begin_something(world: World, number: int) -> None:
     if world.current[at] + 1 < len(PRIMARY_KEYS):
         things.append(lambda: world.current.update({at: world.current[at] + 1}))
     if host.tasks:
-        things.append(lambda: list(host.tasks)[number % len(host.tasks)].cancel())
+        things.append(list(host.tasks)[number % len(host.tasks)].cancel)
     if world.unanswered:
         lost = Unavailable("peer_unreachable", "no answer in time")
         things.append(lambda: world.unanswered[number % len(world.unanswered)].set_exception(lost))

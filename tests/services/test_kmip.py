@@ -18,6 +18,7 @@ import pytest
 from kmip.core import enums
 from services.hostile_key_server import KEY, Answers, HostileKeyServer, Pair, make_pair
 
+from trusted_infrastructure.kmip.client_certificates import certificate_end
 from trusted_infrastructure.kmip.connection import (
     ClientCredentials,
     KeyServer,
@@ -70,6 +71,18 @@ def test_a_good_key_comes(server: HostileKeyServer) -> None:
     assert (key.material, key.key_id, key.server) == (KEY, "1001", "kms1")
     assert KEY.hex() not in repr(key)
     assert "material" not in repr(key)
+
+
+def test_when_the_servers_certificate_ends_is_known_whatever_it_says_of_the_key(
+    server: HostileKeyServer,
+) -> None:
+    pool = pool_for(server, trusted=(CLIENT.certificate,))
+    assert refusal_of(pool).code == "key_server_unreachable"
+    assert pool.certificate_end is None
+    pool = pool_for(server)
+    server.answers.state = "COMPROMISED"
+    assert refusal_of(pool).code == "key_compromised"
+    assert pool.certificate_end == certificate_end(SERVER.certificate)
 
 
 # ---- which key is taken ------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ NATIVE = "services/manager/test_native_providers.py"
 NATIVE_HOSTS = "services/manager/test_native_hosts.py"
 DOWNLOADS = "services/manager/test_native_downloads.py"
 HEALTH = "services/manager/test_provider_health.py"
+WATCH = "services/manager/test_trusted_provider_watch.py"
 PROVOKED = {
     "HOST_ATTESTED": STATES,
     "HOST_NOT_ATTESTED": STATES,
@@ -41,10 +42,13 @@ PROVOKED = {
     "NATIVE_NOT_BACKED_UP_AFTER_UPDATE": NATIVE,
     "NATIVE_ALL_BACKED_UP": DOWNLOADS,
     "TRUST_AUTHORITY_UNHEALTHY": HEALTH,
+    "TRUST_AUTHORITY_KMS_UNHEALTHY": HEALTH,
     "TRUST_AUTHORITY_UNAVAILABLE": HEALTH,
     "HOST_TPM_CONFIG_ENCRYPTION": NATIVE_HOSTS,
     "KMS_CLIENT_CERTIFICATE_EXPIRES": STANDARD,
     "KMS_SERVER_CERTIFICATE_EXPIRES": STANDARD,
+    "TRUSTED_CLIENT_CERTIFICATE_EXPIRES": WATCH,
+    "TRUSTED_SERVER_CERTIFICATE_EXPIRES": WATCH,
 }
 
 

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import structlog
 from services.side_authority import SideAuthority
 
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.transport import (
+    UNTYPED_LIMIT,
     answer_of,
     ask_once,
+    check_success,
     config_url,
     configure_logging,
     management_client,
@@ -180,6 +183,20 @@ def test_what_is_not_an_answer_is_a_refusal(status: int, body: bytes, code: str,
     with pytest.raises(Refusal) as refused:
         answer_of(httpx.Response(status, content=body), "ta1")
     assert (refused.value.code, refused.value.status) == (code, own_status)
+
+
+def test_what_becomes_large_in_memory_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b"[" + b"{}," * (UNTYPED_LIMIT // 3) + b"{}]"
+    assert len(body) > UNTYPED_LIMIT
+    answer = httpx.Response(200, content=body)
+    with monkeypatch.context() as patched, pytest.raises(Refusal) as refused:
+        patched.setattr(msgspec.json, "decode", None)
+        answer_of(answer, "ta1")
+    assert (refused.value.code, refused.value.status) == ("answer_refused", 503)
+    assert len(answer_of(answer, "ta1", len(body))) == UNTYPED_LIMIT // 3 + 1
+    check_success(answer, "ta1")
+    exact = b'"' + b"x" * (UNTYPED_LIMIT - 2) + b'"'
+    assert answer_of(httpx.Response(200, content=exact), "ta1") == exact[1:-1].decode()
 
 
 def test_an_answer_is_its_json() -> None:

@@ -41,7 +41,7 @@ class HeldProvider:
     @property
     def waits_for_copy(self) -> bool:
         """Whether the copy has keys that are not in memory, though others are."""
-        return not self.locked and not self._stored().keys() <= self.keys.keys()
+        return not self.locked and bool(self._stored().keys() - self.keys.keys())
 
     def check_values(self) -> dict[str, str]:
         """Those of the keys in memory, and in a copy that may open one day."""

@@ -25,6 +25,8 @@ KEYS_SOCKET = Path("/run/trusted-infrastructure/agent/keys.sock")
 BASE = "/agent/keys/v1"
 TIMEOUT = 120.0
 WRAPPED_LIMIT = 64 * 1024
+# Keys of one answer: with names as long as can be it stays below what is read of an answer.
+PAGE = 500
 
 
 def add_commands(commands: Any) -> None:
@@ -77,8 +79,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def list_command(options: argparse.Namespace) -> None:
-    """`keys list`."""
-    _print(_ask(options, "GET", "keys"))
+    """`keys list`: by their ids, read page by page."""
+    keys: list[dict[str, Any]] = []
+    while True:
+        after = quote(keys[-1]["key_id"], safe="") if keys else ""
+        found = _ask(options, "GET", f"keys?limit={PAGE}&after={after}")["keys"]
+        keys += found
+        if len(found) < PAGE:
+            break
+    _print({"keys": keys})
 
 
 def generate_command(options: argparse.Namespace) -> None:
@@ -152,7 +161,7 @@ def _wrapped_key(name: str) -> str:
 def _ask(options: argparse.Namespace, method: str, path: str, body: Any = None) -> dict[str, Any]:
     import httpx
 
-    from trusted_infrastructure.transport import answer_of, ask_once, local_client, unreachable
+    from trusted_infrastructure.transport import ANSWER_LIMIT, answer_of, ask_once, local_client, unreachable
 
     try:
         response = ask_once(
@@ -162,7 +171,7 @@ def _ask(options: argparse.Namespace, method: str, path: str, body: Any = None) 
         raise unreachable(
             f"the agent at {options.socket} (you may not be one of its key_users)", error
         ) from None
-    answer: dict[str, Any] = answer_of(response, "the agent")
+    answer: dict[str, Any] = answer_of(response, "the agent", ANSWER_LIMIT)
     return answer
 
 

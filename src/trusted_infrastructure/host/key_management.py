@@ -25,11 +25,11 @@ from starlette.routing import Route
 
 from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.host.host_keys import HostKeys
+from trusted_infrastructure.host.key_registry import KeptKey
 from trusted_infrastructure.host.rewrapping import Rewrapping
 from trusted_infrastructure.key_delivery import (
     MAX_PAGE,
     MAX_WAIT,
-    KeyRecord,
     KeyRecords,
     KeyRequests,
     NativeProviderPush,
@@ -113,7 +113,7 @@ def _native_routes(keys: HostKeys, base: str) -> list[Route]:
 
 def _object_routes(keys: HostKeys, base: str) -> list[Route]:
     async def records(request: Request) -> Response:
-        found = _page(request, [kept.record for kept in keys.objects.list()])
+        found = [kept.record for kept in page(request, keys.objects.list())]
         return JSONAnswer(KeyRecords(keys=found, unreadable=keys.registry.unreadable))
 
     async def rewrap(request: Request) -> Response:
@@ -142,13 +142,13 @@ def _wait(request: Request) -> int:
     return int(text)
 
 
-def _page(request: Request, records: list[KeyRecord]) -> list[KeyRecord]:
+def page(request: Request, keys: list[KeptKey]) -> list[KeptKey]:
     """Those after ?after=KEY_ID, by their ids, at most ?limit=; without a limit all. Raises InvalidField."""
     text = request.query_params.get("limit")
     if text is None:
-        return records
+        return keys
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_PAGE:
         raise InvalidField("limit", f"must be 1 to {MAX_PAGE}")
     after = request.query_params.get("after", "")
-    later = (record for record in records if record.key_id > after)
-    return heapq.nsmallest(int(text), later, key=lambda record: record.key_id)
+    later = (kept for kept in keys if kept.record.key_id > after)
+    return heapq.nsmallest(int(text), later, key=lambda kept: kept.record.key_id)

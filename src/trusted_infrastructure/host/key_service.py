@@ -3,37 +3,49 @@
 
 | path below /agent/keys/v1 | body, answer                                                              |
 | ------------------------- | ------------------------------------------------------------------------- |
-| GET keys                  | the keys that the caller had made (root: all), wrapped                    |
+| GET keys                  | the keys that the caller had made (root: all), wrapped; ?limit=&after=    |
 | POST generate             | {"object_id", "component", "name", "provider"} -> record, wrapped key, key |
 | POST get                  | {"key_id"} or {"wrapped_key"} -> the same                                 |
 | POST rewrap               | `RewrapKeys` -> `RewrapReport`                                            |
 | DELETE keys/{key_id}      | forget a key                                                              |
 
 The kernel says who calls (SO_PEERCRED). Keys of other users are to a caller as if they were not there.
+
+What is done with a key is a line in the log, `key_operation`, with `operation`, `uid`, `key_id`, `object_id`,
+`provider` and `outcome` ("OK", a reason code, or "interrupted"): keys of native providers leave no other
+trace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trusted_infrastructure.data_keys import MAX_WRAPPED_BYTES
+from trusted_infrastructure import data_keys
+from trusted_infrastructure.data_keys import MAX_WRAPPED_BYTES, DataKeyHeader
 from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.host.host_keys import HostKeys
 from trusted_infrastructure.host.key_encryption_keys import ObjectOfKey
+from trusted_infrastructure.host.key_management import page
 from trusted_infrastructure.host.object_keys import ObjectKey
 from trusted_infrastructure.host.rewrapping import Rewrapping
-from trusted_infrastructure.key_delivery import Label, OptionalLabel, RewrapKeys
-from trusted_infrastructure.refusal import InvalidField
+from trusted_infrastructure.key_delivery import KeyRecord, Label, LeftKey, OptionalLabel, RewrapKeys
+from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.transport import Application, JSONAnswer
 
 BODY_LIMIT = 2 << 20
 TIME_LIMIT = 90.0
 BASE = "/agent/keys/v1"
+# Characters of an id in the log that is no key's.
+LOGGED = 64
+log = structlog.get_logger("trusted_infrastructure.host")
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,7 +68,7 @@ def key_application(keys: HostKeys) -> Application:
     """The application of keys.sock, whose server says who calls in `request.state.peer_uid`."""
 
     async def listed(request: Request) -> Response:
-        found = keys.objects.list(_caller(request))
+        found = page(request, keys.objects.list(_caller(request)))
         return JSONAnswer(
             {
                 "keys": [
@@ -73,27 +85,53 @@ def key_application(keys: HostKeys) -> Application:
     async def generate(request: Request) -> Response:
         asked = decode_json(await request.body(), GenerateRequest)
         use = ObjectOfKey(asked.object_id, asked.component, asked.name)
-        with await keys.objects.generate(use, asked.provider, _caller(request)) as made:
+        about = {"object_id": asked.object_id, "provider": asked.provider or ""}
+        with _traced("generate", _caller(request), about):
+            made = await keys.objects.generate(use, asked.provider, _caller(request))
+            about |= _about(made.record)
+        with made:
             return JSONAnswer(_answer(made))
 
     async def get(request: Request) -> Response:
         asked = decode_json(await request.body(), GetRequest)
         if (asked.key_id is None) == (asked.wrapped_key is None):
             raise InvalidField("key_id", "exactly one of key_id and wrapped_key is needed")
-        if asked.key_id is not None:
-            found = await keys.objects.get(asked.key_id, _caller(request))
-        else:
-            found = await keys.objects.get_wrapped(asked.wrapped_key or b"", _caller(request))
+        about = named(asked.key_id)
+        with _traced("get", _caller(request), about):
+            if asked.key_id is not None:
+                found = await keys.objects.get(asked.key_id, _caller(request))
+            else:
+                wrapped = asked.wrapped_key or b""
+                about |= _about(data_keys.parse(wrapped).header)
+                found = await keys.objects.get_wrapped(wrapped, _caller(request))
         with found:
             return JSONAnswer(_answer(found))
 
     async def rewrap(request: Request) -> Response:
         asked = decode_json(await request.body() or b"{}", RewrapKeys)
-        return JSONAnswer(await Rewrapping(keys.objects, asked, _caller(request)).run())
+        uid = _caller(request)
+        try:
+            report = await Rewrapping(keys.objects, asked, uid).run()
+        except Refusal as refusal:
+            _trace("rewrap", uid, {"provider": asked.target or ""}, refusal.code)
+            raise
+        if not asked.dry_run:
+            for record in report.rewrapped:
+                _trace("rewrap", uid, _about(record), "OK")
+            for left in report.left:
+                _trace("rewrap", uid, _about(left), left.code)
+        return JSONAnswer(report)
 
     async def forget(request: Request) -> Response:
-        forgotten = await keys.objects.forget(request.path_params["key_id"], _caller(request))
+        key_id = request.path_params["key_id"]
+        with _traced("forget", _caller(request), named(key_id)):
+            forgotten = await keys.objects.forget(key_id, _caller(request))
         return JSONAnswer({"record": forgotten})
+
+    def named(key_id: str | None) -> dict[str, str]:
+        """What is known of a key, whoever's it is."""
+        found = keys.objects.registry.get(key_id or "")
+        return {"key_id": (key_id or "")[:LOGGED]} if found is None else _about(found.record)
 
     return Application(
         [
@@ -118,3 +156,26 @@ def _caller(request: Request) -> int:
 
 def _answer(key: ObjectKey) -> dict[str, Any]:
     return {"record": key.record, "wrapped_key": key.wrapped_key, "key": bytes(key.key)}
+
+
+@contextmanager
+def _traced(operation: str, uid: int, about: dict[str, str]) -> Iterator[None]:
+    """Around what is done with one key; `about` may be filled meanwhile."""
+    outcome = "interrupted"
+    try:
+        yield
+        outcome = "OK"
+    except Refusal as refusal:
+        outcome = refusal.code
+        raise
+    finally:
+        _trace(operation, uid, about, outcome)
+
+
+def _trace(operation: str, uid: int, about: dict[str, str], outcome: str) -> None:
+    names = {"key_id": "", "object_id": "", "provider": ""} | about
+    log.info("key_operation", operation=operation, uid=uid, outcome=outcome, **names)
+
+
+def _about(key: KeyRecord | LeftKey | DataKeyHeader) -> dict[str, str]:
+    return {"key_id": key.key_id, "object_id": key.object_id, "provider": key.provider}

@@ -42,6 +42,7 @@ from trusted_infrastructure.messages import (
     UnwrapKeyRequest,
     answer_to_be_signed,
     encode,
+    number,
     seal_info,
 )
 from trusted_infrastructure.refusal import Refusal, Unavailable
@@ -130,7 +131,7 @@ class Keys:
     async def unwrap(self, provider: str, wrapped_key: bytes, keep: bool = False) -> KeyEncryptionKey:
         """The KEK inside `wrapped_key`. keep: it is kept here from now on.
 
-        Raises as `create`, and Refusal `wrapped_key_invalid`."""
+        Raises as `create`, and Refusal `wrapped_key_invalid`; with `keep`, `primary_key_previous`."""
         asked = parse(wrapped_key).header.kek_id
 
         def check(answer: KeyAnswer, _session: Session) -> bytes:
@@ -200,13 +201,19 @@ class Keys:
         for _round in range(ROUNDS):
             known = self._known.get(name, 0)
             # In this order: what the service had wrapped by then has arrived when it is counted.
-            body = encode(KeyUsageReport(keys=dict(await counts(provider)), known=known))
+            body = encode(KeyUsageReport(keys=dict(await counts(provider)), known=known or msgspec.UNSET))
             session = self._attested.session(service.group)
             headers, _jti = self._authorization(service, session, path, body)
-            answer = await self._client.post(service, path, body, PrimaryKeyIds, headers)
-            if answer.known == known:
+            try:
+                answer = await self._client.post(service, path, body, PrimaryKeyIds, headers)
+            except Refusal as refusal:
+                if refusal.code == "malformed_request":  # so that no number that it does not take stays
+                    self._known.pop(name, None)
+                raise
+            newest = number(answer.known)
+            if newest == known:
                 return answer, True
-            self._known[name] = answer.known
+            self._known[name] = newest
         return answer, False
 
     async def _request(

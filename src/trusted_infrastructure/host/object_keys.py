@@ -128,7 +128,8 @@ class ObjectKeys:
 
     async def get_wrapped(self, wrapped_key: bytes, owner: int = ROOT) -> ObjectKey:
         """The key in a wrapped data key. What this host keeps of it counts, should that be newer. One that it
-        does not keep, from another host of the cluster, say, is opened for root, and kept from then on.
+        does not keep, from another host of the cluster, say, is opened for root, and kept from then on; one
+        under an earlier primary key is wrapped again for that.
 
         Raises as `get`.
         """
@@ -146,7 +147,12 @@ class ObjectKeys:
             raise _unknown(header.key_id)
         use = ObjectOfKey(header.object_id, header.component, arrives=True)
         with self.registry.arriving(header.provider):
-            key = await self._opened(wrapped_key, use)
+            try:
+                key = await self._opened(wrapped_key, use)
+            except Refusal as refusal:
+                if refusal.code != "primary_key_previous":
+                    raise
+                return await self._wrapped_on_arrival(wrapped_key, refusal)
             async with self._changing[header.key_id]:
                 kept = self.registry.get(header.key_id)
                 if kept is None:  # else another call was first, and what it keeps may be newer by now
@@ -154,6 +160,17 @@ class ObjectKeys:
                     kept = KeptKey(record=record, wrapped_key=wrapped_key, owner=owner)
                     await self.registry.put(kept)
         return ObjectKey(kept.record, kept.wrapped_key, key)
+
+    async def _wrapped_on_arrival(self, wrapped_key: bytes, refusal: Refusal) -> ObjectKey:
+        """Keep it under the primary key of now alone: the one before may be given up at any time."""
+        header = data_keys.parse(wrapped_key).header
+        async with self._changing[header.key_id]:
+            if self.registry.get(header.key_id) is None:
+                record = _record_of(header, int(self._clock()))
+                arrived = KeptKey(record=record, wrapped_key=wrapped_key, owner=ROOT)
+                if await self._rewrapped(arrived, header.provider, False, False) is None:
+                    raise refusal  # by a service that has not heard of the rotation
+        return await self.get(header.key_id)
 
     async def rewrap(
         self,

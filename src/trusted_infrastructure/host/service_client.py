@@ -11,7 +11,7 @@ import httpx
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.messages import Message, decode
 from trusted_infrastructure.refusal import InvalidField, Unavailable
-from trusted_infrastructure.transport import answer_of, public_client, unreachable
+from trusted_infrastructure.transport import check_success, public_client, unreachable
 
 TIMEOUT = 10.0
 Answer = TypeVar("Answer")
@@ -82,5 +82,5 @@ class ServiceClient:
             )
         except httpx.HTTPError as error:
             raise unreachable(service.name, error) from None
-        answer_of(response, service.name)
+        check_success(response, service.name)
         return response

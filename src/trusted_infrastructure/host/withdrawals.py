@@ -65,7 +65,7 @@ class Withdrawals:
         try:
             response = await self._client.get(service, PATH)
             answer = msgspec.json.decode(response.content, type=Generation)
-        except (Refusal, msgspec.DecodeError, UnicodeDecodeError):
+        except (Refusal, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         if answer.security_generation <= judged:
             return None

@@ -15,7 +15,8 @@ Steps, in this order; the code carries their numbers. (0), the size of the reque
  9. The key to seal to is the one that was attested, of a suite that is strong enough.
 10. For unwrapping and rewrapping: the wrapped key is of this provider, of the token's scope, and of the
     provider's primary key or one that it was rotated from. What a compromised one wrapped is opened, so that
-    its data can be moved, and not wrapped again as it is.
+    its data can be moved, and not wrapped again as it is. What an earlier one wrapped is not opened to be
+    kept: that key may be given up at any time, and is counted before, not while it is.
 
 A usage report passes steps 1 to 8. Left to the caller: the rate limit, the audit record, and whether the
 primary key is at hand.
@@ -56,7 +57,6 @@ ALL = "*"
 # A host keeps keys under the primary key of now, and under a few earlier ones.
 MAX_REPORTED = 64
 MAX_COUNT = 2**31
-MAX_KNOWN = 2**63
 _ATTEST_AGAIN = "Attest again."
 
 VerifyToken = Callable[[str, Mapping[str, PublicKey], str, int, Mapping[str, Collection[str]]], TokenClaims]
@@ -171,12 +171,22 @@ def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, no
     # 9
     _check_target(claims, message.hpke_public_key, cluster.hpke_suite)
     # 10
+    keeps = isinstance(message, UnwrapKeyRequest) and message.keep is True
     if isinstance(message, CreateKeyRequest):
         label, wrapped, wraps = message.object_label, None, True
     else:
         wrapped = _wrapped(message.wrapped_key, request, provider, claims)
         label = wrapped.header.object_label
-        wraps = request.action == "rewrap" and wrapped.header.primary_key_id != provider.master_key_id
+        earlier = wrapped.header.primary_key_id != provider.master_key_id
+        if keeps and earlier:
+            raise Refusal(
+                "primary_key_previous",
+                f"the wrapped key is under {wrapped.header.primary_key_id!r}, which may be given up at any"
+                f" time: provider {request.provider!r} wraps with {provider.master_key_id!r} now",
+                "Have it wrapped again (action=rewrap), and keep that.",
+                status=409,
+            )
+        wraps = request.action == "rewrap" and earlier
     return Authorization(
         claims,
         proof_jti,
@@ -185,7 +195,7 @@ def authorize(request: KeyRequest, claims: TokenClaims, knowledge: Knowledge, no
         message.hpke_public_key,
         wrapped,
         wraps,
-        wraps or (isinstance(message, UnwrapKeyRequest) and message.keep is True),
+        wraps or keeps,
         cluster.key_cache_max_age,
     )
 
@@ -203,9 +213,7 @@ def authorize_report(
             raise InvalidField("keys", f"{key_id[:64]!r} is no id of a primary key")
         if not 0 <= count < MAX_COUNT:
             raise InvalidField(f"keys.{key_id}", f"is {count}; expected 0 to {MAX_COUNT - 1}")
-    if not 0 <= message.known < MAX_KNOWN:
-        raise InvalidField("known", f"is {message.known}; expected 0 to {MAX_KNOWN - 1}")
-    return ReportAuthorization(claims, provider, message.keys, message.known)
+    return ReportAuthorization(claims, provider, message.keys, messages.number(message.known))
 
 
 def _admit(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trusted_infrastructure import identity
@@ -17,8 +17,8 @@ from trusted_infrastructure.kmip.pool import ACTIVE
 from trusted_infrastructure.refusal import Refusal
 
 WORST_FIRST: tuple[Health, ...] = ("ERROR", "WARNING", "NONE", "OK")
-# Days before a client certificate's end at which it is a warning.
-CLIENT_CERTIFICATE_WARNING = datetime.timedelta(days=30)
+# Before the end of a client's or a key server's certificate, from when it is a warning.
+CERTIFICATE_WARNING = datetime.timedelta(days=30)
 
 
 def service_status(state: HostState) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def service_status(state: HostState) -> dict[str, Any]:
         if provider["health"] in ("ERROR", "WARNING"):
             details.append(f"provider {name!r}: {provider['health']}")
     return {
-        "health": next((health for health in WORST_FIRST if health in healths), "OK"),
+        "health": _worst(healths),
         "details": details,
         "service_id": state.service_id,
         "security_generation": generation,
@@ -65,15 +65,23 @@ def service_status(state: HostState) -> dict[str, Any]:
 
 def _providers(state: HostState, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     rounds = state.primary_keys.health()
+    ends = state.primary_keys.certificate_ends()
     now = datetime.datetime.fromtimestamp(state.clock(), datetime.UTC)
     return {
-        name: _provider(document, rounds.get(name, {}), now)
+        name: _provider(document, rounds.get(name, {}), ends.get(name, {}), now)
         for name, document in snapshot.documents("key_provider", KeyProvider).items()
     }
 
 
+def _worst(healths: Iterable[Health]) -> Health:
+    return min(healths, key=WORST_FIRST.index, default="OK")
+
+
 def _provider(
-    document: KeyProvider, rounds: Mapping[str, Round | None], now: datetime.datetime
+    document: KeyProvider,
+    rounds: Mapping[str, Round | None],
+    ends: Mapping[str, datetime.datetime],
+    now: datetime.datetime,
 ) -> dict[str, Any]:
     last = rounds.get(document.master_key_id)
     healths: list[Health] = []
@@ -94,14 +102,23 @@ def _provider(
         health, lines = _previous(key, rounds.get(key.master_key_id))
         healths.append(health)
         details += lines
-    warning = _client_certificate_warning(document, now)
-    if warning and last is not None:
-        details.append(warning)
+    client_end, warning = _client_certificate(document, now)
+    servers = [_server(server.name, document, rounds, ends.get(server.name)) for server in document.servers]
+    warnings = [warning] if warning else []
+    for server in servers:
+        ending = _ending(f"certificate of key server {server['name']}", ends.get(server["name"]), now)
+        if ending:
+            warnings.append(ending)
+            server["details"] = [*server["details"], ending]
+            server["health"] = _worst([server["health"], "WARNING"])
+    if warnings and last is not None:
+        details += warnings
         healths.append("WARNING")
     return {
-        "health": next(health for health in WORST_FIRST if health in healths),
+        "health": _worst(healths),
         "details": details,
-        "servers": [_server(server.name, document, rounds) for server in document.servers],
+        "client_certificate_end": _text(client_end),
+        "servers": servers,
     }
 
 
@@ -115,8 +132,14 @@ def _previous(key: PreviousPrimaryKey, last: Round | None) -> tuple[Health, list
     return ("WARNING" if key.compromised else last.health), lines
 
 
-def _server(name: str, document: KeyProvider, rounds: Mapping[str, Round | None]) -> dict[str, Any]:
-    """One key server: how it does by the primary key of now, and whether it has each primary key."""
+def _server(
+    name: str,
+    document: KeyProvider,
+    rounds: Mapping[str, Round | None],
+    end: datetime.datetime | None,
+) -> dict[str, Any]:
+    """One key server: how it does by the primary key of now, whether it has each primary key, and when the
+    certificate ends that it presented."""
     found = {key_id: _of_server(name, last) for key_id, last in rounds.items()}
     current = found.get(document.master_key_id) or ServerHealth(name, "NONE", ["not asked yet"])
     order = [document.master_key_id, *(key.master_key_id for key in document.previous_keys)]
@@ -126,6 +149,7 @@ def _server(name: str, document: KeyProvider, rounds: Mapping[str, Round | None]
         "details": current.details,
         "client_trust_server": current.client_trust_server,
         "server_trust_client": current.server_trust_client,
+        "certificate_end": _text(end),
         "keys": [
             {
                 "primary_key_id": key_id,
@@ -142,16 +166,28 @@ def _of_server(name: str, last: Round | None) -> ServerHealth | None:
     return None if last is None else next((server for server in last.servers if server.name == name), None)
 
 
-def _client_certificate_warning(document: KeyProvider, now: datetime.datetime) -> str:
+def _client_certificate(
+    document: KeyProvider, now: datetime.datetime
+) -> tuple[datetime.datetime | None, str]:
+    """When it ends, and what is wrong with it."""
     if document.client_certificate is None:
-        return ""
+        return None, ""
     try:
         end = certificate_end(document.client_certificate)
     except Refusal as refusal:
-        return str(refusal)
-    if now + CLIENT_CERTIFICATE_WARNING < end:
+        return None, str(refusal)
+    return end, _ending("client certificate for the key servers", end, now)
+
+
+def _ending(what: str, end: datetime.datetime | None, now: datetime.datetime) -> str:
+    if end is None or now + CERTIFICATE_WARNING < end:
         return ""
-    return f"certificate_expired: the client certificate for the key servers ends at {end:%Y-%m-%dT%H:%M:%SZ}"
+    return f"certificate_expired: the {what} ends at {_text(end)}"
+
+
+def _text(moment: datetime.datetime | None) -> str | None:
+    """RFC 3339."""
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _peer_problems(state: HostState, snapshot: Snapshot) -> list[str]:

@@ -10,6 +10,7 @@ used. A question that is still open is not asked a second time: its answer count
 from __future__ import annotations
 
 import contextlib
+import datetime
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +77,9 @@ class KeySource(Protocol):
     @property
     def server(self) -> KeyServer: ...
 
+    @property
+    def certificate_end(self) -> datetime.datetime | None: ...
+
     def primary_key(self, key_id: str) -> PrimaryKey: ...
 
     def close(self) -> None: ...
@@ -83,6 +87,8 @@ class KeySource(Protocol):
 
 class WithheldServer:
     """A key server that came into the document after the password was set: it gets neither."""
+
+    certificate_end: datetime.datetime | None = None
 
     def __init__(self, server: KeyServer) -> None:
         self.server = server
@@ -162,6 +168,11 @@ class KeyServers:
         """Ask all servers for a key, but for those that are still busy with the same question."""
         with self._lock:
             return Question([(source.server, self._future(source, key_id)) for source in self._sources])
+
+    def certificate_ends(self) -> dict[str, datetime.datetime]:
+        """When the certificates end that servers presented, by the server's name; without those not known."""
+        ends = {source.server.name: source.certificate_end for source in self._sources}
+        return {name: end for name, end in ends.items() if end is not None}
 
     def close(self) -> None:
         """Close all connections; who waits for an answer gets one now."""

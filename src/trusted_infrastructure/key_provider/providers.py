@@ -9,6 +9,7 @@ configuration changes.
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable, Mapping
 
@@ -167,6 +168,12 @@ class PrimaryKeys:
             name: {key_id: key.round for key_id, key in provider.keys.items()}
             for name, provider in providers.items()
         }
+
+    def certificate_ends(self) -> dict[str, dict[str, datetime.datetime]]:
+        """Name -> key server -> when the certificate ends that it presented, as far as it is known."""
+        with self._lock:
+            servers = {name: provider.servers for name, provider in self._providers.items()}
+        return {name: known.certificate_ends() for name, known in servers.items() if known is not None}
 
     def close(self) -> None:
         """Close all connections and forget all keys."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -167,7 +168,7 @@ class KeyRoutes:
                 primary_key_id=report.provider.master_key_id,
                 previous=[key.master_key_id for key in previous],
                 compromised=[key.master_key_id for key in previous if key.compromised],
-                known=known,
+                known=known or UNSET,
             )
         )
 
@@ -218,17 +219,15 @@ class KeyRoutes:
     async def _mark(self, authorization: Authorization, provider: str) -> None:
         """Note durably that the host keeps one more key. Raises Unavailable `state_unusable`,
         `primary_key_unavailable`."""
-        claims, current = authorization.claims, authorization.provider.master_key_id
         # What was wrapped before the host will not keep; until then its own report says that it does.
-        key_id = current if authorization.wraps else authorization.opened_with or current
+        claims, key_id = authorization.claims, authorization.provider.master_key_id
         loop, holder = asyncio.get_running_loop(), Holder(claims.scope, claims.sub)
         await loop.run_in_executor(self._threads, self._usage.kept, holder, provider, key_id)
-        if authorization.wraps:
-            # All hosts have heard of a rotation before it is counted what is left under the key before. So
-            # this mark is counted, or else no key leaves.
-            now = self._state.snapshot().get("key_provider", provider, KeyProvider)
-            if now is None or now.master_key_id != key_id:
-                raise being_changed(provider)
+        # All hosts have heard of a rotation before it is counted what is left under the key before. So this
+        # mark is counted, or else no key leaves.
+        now = self._state.snapshot().get("key_provider", provider, KeyProvider)
+        if now is None or now.master_key_id != key_id:
+            raise being_changed(provider)
 
     def _decision(self, course: _Course, code: str, detail: dict[str, Detail]) -> Decision:
         claims = course.claims

@@ -11,7 +11,8 @@ of knowledge, of each host and provider:
 A report may have been counted before a key arrived that was wrapped before the report came here. So marks
 have numbers, and a report says up to which number it knows all that became of the keys: what is above stays.
 The answer to a report has the newest number; a host that was not as far waits for the keys that are on their
-way to it, counts again, and reports again. No clock decides anything.
+way to it, counts again, and reports again. The first number is random: one of a database that is gone covers
+nothing here. No clock decides anything.
 
 SQLite in the state directory (WAL, synchronous FULL), so that several processes may share it.
 """
@@ -19,6 +20,7 @@ SQLite in the state directory (WAL, synchronous FULL), so that several processes
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +33,8 @@ import msgspec
 from trusted_infrastructure.refusal import Unavailable
 
 VERSION = 2
+# The first number is at most this: JSON has it exactly, and no host comes to the end.
+FIRST_BELOW = 2**48
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     scope TEXT NOT NULL, host TEXT NOT NULL, provider TEXT NOT NULL, reported REAL NOT NULL,
@@ -69,14 +73,14 @@ class HostUsage(msgspec.Struct, frozen=True):
     """What is known of one host and provider.
 
     reported: Unix seconds of the last report, None without one; keys: what it said. marks: primary key id ->
-    how many keys were wrapped under it for the host that the report may not have.
+    how many keys were wrapped under it for the host that the report may not have; `unreported` on the wire.
     """
 
     scope: str
     host: str
     reported: float | None
     keys: dict[str, int]
-    marks: dict[str, int]
+    marks: dict[str, int] = msgspec.field(name="unreported")
 
 
 class Usage:
@@ -106,7 +110,8 @@ class Usage:
         Raises Unavailable `state_unusable`."""
         of_host = (holder.scope, holder.host, provider)
         with self._transaction():
-            number = 1 + max(self._number(_KNOWN, of_host), self._number(_NEWEST, of_host))
+            newest = max(self._number(_KNOWN, of_host), self._number(_NEWEST, of_host))
+            number = 1 + (newest or secrets.randbelow(FIRST_BELOW))
             self._database.execute(_MARK, (*of_host, primary_key_id, number))
 
     def report(self, holder: Holder, provider: str, keys: Mapping[str, int], known: int) -> int:
@@ -139,21 +144,19 @@ class Usage:
             marks = self._database.execute(
                 "SELECT scope, host, primary_key_id, wrapped FROM marks WHERE provider = ?", (provider,)
             ).fetchall()
-        marked: dict[tuple[str, str], dict[str, int]] = {}
-        for scope, host, key_id, wrapped in marks:
-            marked.setdefault((scope, host), {})[key_id] = int(wrapped)
-        found = {
-            (scope, host): HostUsage(
-                scope,
-                host,
-                reported,
-                msgspec.json.decode(keys, type=dict[str, int]),
-                marked.pop((scope, host), {}),
-            )
-            for scope, host, reported, keys in reports
-        }
-        found |= {key: HostUsage(*key, None, {}, wrapped) for key, wrapped in marked.items()}
-        return [found[key] for key in sorted(found)]
+        with self._errors():
+            kept = {
+                (str(scope), str(host)): (float(reported), msgspec.json.decode(keys, type=dict[str, int]))
+                for scope, host, reported, keys in reports
+            }
+            marked: dict[tuple[str, str], dict[str, int]] = {}
+            for scope, host, key_id, wrapped in marks:
+                marked.setdefault((str(scope), str(host)), {})[str(key_id)] = int(wrapped)
+        found = []
+        for of_host in sorted({*kept, *marked}):
+            reported, counts = kept.get(of_host, (None, {}))
+            found.append(HostUsage(*of_host, reported, counts, marked.get(of_host, {})))
+        return found
 
     def close(self) -> None:
         """Close the database."""
@@ -177,7 +180,7 @@ class Usage:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
+        except (OSError, sqlite3.Error, msgspec.DecodeError, TypeError, ValueError) as error:
             raise self._unusable(str(error)) from None
 
     def _unusable(self, reason: str) -> Unavailable:

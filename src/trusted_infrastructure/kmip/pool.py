@@ -21,12 +21,15 @@ A key that the server does not have is `key_missing` (`KeyServerRefusal`).
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+from cryptography import x509
 
 from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, KeyServerFailure, connect
 from trusted_infrastructure.kmip.session import KeyAttributes, KeyMaterial, Session
@@ -82,6 +85,9 @@ class KeyServerPool:
     ) -> None:
         """context: from `client_context`, shared by the servers of a provider."""
         self.server = server
+        # Of the certificate that the server presented when it was last connected to; None before, or where it
+        # cannot be read.
+        self.certificate_end: datetime.datetime | None = None
         self._credentials = credentials
         self._context = context
         self._open_connection = open_connection
@@ -149,6 +155,7 @@ class KeyServerPool:
         """A session whose server has until `end` (time.monotonic) for all of it."""
         left = max(end - time.monotonic(), 0.001)
         connection = self._open_connection(replace(self.server, timeout=left), self._context)
+        self.certificate_end = _end_of(connection)
         try:
             session = Session(self.server, connection, self._credentials, self._version, deadline=end)
         except BaseException:
@@ -175,6 +182,14 @@ class KeyServerPool:
             self._version = None
         for session in idle:
             session.close()
+
+
+def _end_of(connection: ssl.SSLSocket) -> datetime.datetime | None:
+    try:
+        der = connection.getpeercert(binary_form=True) or b""
+        return x509.load_der_x509_certificate(der).not_valid_after_utc
+    except ValueError:
+        return None  # OpenSSL took it; when it ends is for people
 
 
 def judge(server: KeyServer, key_id: str, found: KeyAttributes) -> str:

@@ -26,6 +26,7 @@ from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied, ask
 from trusted_infrastructure.manager.replication import Comparison
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, ResourceInaccessible, message
 from trusted_infrastructure.refusal import Refusal
+from trusted_infrastructure.transport import UNTYPED_LIMIT
 
 # What belongs to which part: an assertion is of no use without Attestation Services.
 ATTESTATION_KINDS = frozenset({"attestation_service", "host_assertion"})
@@ -101,7 +102,7 @@ async def on_host(nodes: Nodes, item: Deviation) -> RegisteredService | None:
     """What the host has as this document; None where it has none, or none that can be read."""
     path = f"/config/v1/documents/{item.kind}/{quote(item.id, safe='')}"
     try:
-        document = await ask(nodes, item.host, "GET", path, Document)
+        document = await ask(nodes, item.host, "GET", path, Document, limit=UNTYPED_LIMIT)
         content = None if document.content is None else typed(item.kind, document.content)
     except (NodeError, Refusal):
         return None

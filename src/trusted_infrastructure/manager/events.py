@@ -38,10 +38,13 @@ NATIVE_NOT_BACKED_UP = "com.vmware.vc.kms.crypto.NotBackedUp"
 NATIVE_NOT_BACKED_UP_AFTER_UPDATE = "com.vmware.vc.kms.crypto.NotBackedUpAfterUpdate"
 NATIVE_ALL_BACKED_UP = "com.vmware.vc.kms.crypto.AllBackedUp"
 TRUST_AUTHORITY_UNHEALTHY = "com.vmware.vc.kms.crypto.TrustAuthority.ClusterUnhealthy"
+TRUST_AUTHORITY_KMS_UNHEALTHY = "com.vmware.vc.kms.crypto.TrustAuthority.KmsUnhealthy"
 TRUST_AUTHORITY_UNAVAILABLE = "com.vmware.vc.kms.crypto.TrustAuthority.ClusterNotAvailable"
 HOST_TPM_CONFIG_ENCRYPTION = "com.vmware.vc.HostTpmConfigEncryptionEvent"
 KMS_CLIENT_CERTIFICATE_EXPIRES = "com.vmware.vc.vecs.KMSClientCertExpirationEvent"
 KMS_SERVER_CERTIFICATE_EXPIRES = "com.vmware.vc.vecs.KMSServerCertExpirationEvent"
+TRUSTED_CLIENT_CERTIFICATE_EXPIRES = "com.vmware.vc.TrustAuthority.KMSClientCertExpirationEvent"
+TRUSTED_SERVER_CERTIFICATE_EXPIRES = "com.vmware.vc.TrustAuthority.KMSServerCertExpirationEvent"
 # SQLite deletes that many in a few milliseconds; the rest goes in the next round.
 FORGET_AT_ONCE = 10_000
 

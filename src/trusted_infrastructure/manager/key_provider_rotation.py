@@ -9,6 +9,10 @@ X5.
    that are denied, or by force.
 
 `compromise` is another path: whoever has the key knows what it wrapped, so nothing of that is wrapped again.
+That goes for all of the provider's keys: what an earlier primary key wrapped is, wrapped again, under a later
+one, and who has the earlier one and an old copy knows it all the same. So it always takes a new primary key,
+and every other one becomes compromised.
+
 Each function's caller holds the cluster's lock.
 """
 
@@ -115,25 +119,21 @@ def check_may_rotate(context: Context, provider: str, key_id: str) -> bool:
 
 async def compromise(context: Context, provider: str, key_id: str) -> list[str]:
     """Another primary key wraps from now on, and all earlier ones are compromised; ids of those that became
-    it. key_id: of the new key; that of now, where only the earlier ones are compromised.
+    it. The same again, once that is so, tells the hosts that did not hear of it.
 
     Raises as `rotate`, but for a rotation under way, and InvalidArgument."""
     before = key_providers.find(context, provider)
-    earlier = [key.master_key_id for key in before.previous_keys]
-    if key_id in earlier or (key_id == before.master_key_id and not earlier):
+    done = before.previous_keys and all(key.compromised for key in before.previous_keys)
+    if key_id in (key.master_key_id for key in before.previous_keys) or (
+        key_id == before.master_key_id and not done
+    ):
         raise InvalidArgument(
             "spec.master_key_id",
-            f"{key_id!r} is a primary key of this provider; it takes another one to replace what is "
-            "compromised",
+            f"{key_id!r} is a primary key of this provider, and may have what a compromised one wrapped "
+            "before: it takes a new one",
         )
     if key_id != before.master_key_id:
         await take(context, provider, key_id, compromised=True)
-    elif not all(key.compromised for key in before.previous_keys):
-
-        def mark(content: KeyProvider) -> KeyProvider:
-            return msgspec.structs.replace(content, previous_keys=compromised_keys(content))
-
-        await key_providers.change(context, provider, mark)
     else:
         await context.manager.replication.remediate(context.cluster)  # hosts that were away the first time
     known = {key.master_key_id for key in before.previous_keys if key.compromised}
@@ -156,21 +156,14 @@ async def take(context: Context, provider: str, key_id: str, compromised: bool) 
     replaced = PreviousPrimaryKey(before.master_key_id, before.primary_key_check_value, since)
 
     def change(content: KeyProvider) -> KeyProvider:
-        changed = msgspec.structs.replace(
-            content,
-            master_key_id=key_id,
-            primary_key_check_value=value,
-            previous_keys=[*content.previous_keys, replaced],
+        previous = [*content.previous_keys, replaced]
+        if compromised:
+            previous = [msgspec.structs.replace(key, compromised=True) for key in previous]
+        return msgspec.structs.replace(
+            content, master_key_id=key_id, primary_key_check_value=value, previous_keys=previous
         )
-        keys = compromised_keys(changed) if compromised else changed.previous_keys
-        return msgspec.structs.replace(changed, previous_keys=keys)
 
     await key_providers.change(context, provider, change)
-
-
-def compromised_keys(content: KeyProvider) -> list[PreviousPrimaryKey]:
-    """The previous keys, all compromised."""
-    return [msgspec.structs.replace(key, compromised=True) for key in content.previous_keys]
 
 
 async def verified(context: Context, provider: str, key_id: str) -> str:

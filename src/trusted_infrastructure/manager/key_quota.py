@@ -31,7 +31,7 @@ class KeyQuota:
             raise Refusal(
                 "key_quota_exceeded",
                 f"host {host!r} had {self._limit} keys made, and may have no more",
-                "Let the manager forget keys that nothing needs, or raise its setting host_key_limit.",
+                "Let the manager forget keys that nothing needs, or raise manager_host_key_limit.",
                 status=409,
             )
         try:
@@ -40,7 +40,7 @@ class KeyQuota:
             raise Refusal(
                 "rate_limited",
                 f"host {host!r} has more than {self._per_minute} keys made within a minute",
-                "Ask again later, or raise the manager's setting host_key_rate.",
+                "Ask again later, or raise manager_host_key_rate.",
                 status=429,
             ) from None
         self._under_way[host] += 1

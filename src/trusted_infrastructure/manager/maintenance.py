@@ -7,7 +7,13 @@ from collections.abc import Awaitable
 
 import structlog
 
-from trusted_infrastructure.manager import audit_heads, native_push, provider_health, standard_provider_health
+from trusted_infrastructure.manager import (
+    audit_heads,
+    native_push,
+    provider_health,
+    standard_provider_health,
+    trusted_provider_watch,
+)
 from trusted_infrastructure.manager.assertions import renew
 from trusted_infrastructure.manager.catching_up import catch_up
 from trusted_infrastructure.manager.context import Context, Manager
@@ -29,6 +35,8 @@ async def maintain(manager: Manager) -> None:
     work = look_after if manager.settings.side == "trust_authority" else renew
     for cluster in clusters:
         await attempt(cluster.name, work(manager, cluster))
+        if manager.settings.side == "trust_authority":
+            await attempt(cluster.name, trusted_provider_watch.look(manager, cluster))
     if manager.settings.side == "workload":
         await attempt("key providers", publish(manager))
         for cluster in clusters:

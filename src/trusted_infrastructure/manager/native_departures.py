@@ -3,7 +3,9 @@
 provider that was ever given to it gets a new key when it leaves, which is used at once: what the remaining
 hosts encrypt from then on, the host that left cannot read. The new key wants a backup.
 
-What was encrypted before stays readable for whoever has the old key: wrap those keys again, and remove it.
+What was encrypted before stays readable for whoever has the old key and an old copy: to wrap those keys again
+keeps them as they are. That ends the use of the old key, so that it can be removed; against a host that left
+as an enemy, only new data keys help.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, message
 
 ORDER: Sequence[Health] = ("NONE", "OK", "WARNING", "ERROR")
+NAMED = 8  # ids in a text
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def of_state(item: Known, host: str, state: NativeProviderState | None) -> Verdi
     health, details = of_copy(name, host, state)
     kept = sorted(state.keys.keys() - item.keys.keys())
     if kept:
-        text = f"{host} keeps keys of {name} that this manager does not have: {', '.join(kept)}."
+        ids = ", ".join(kept[:NAMED]) + (f" and {len(kept) - NAMED} more" if len(kept) > NAMED else "")
+        text = f"{host} keeps keys of {name} that this manager does not have: {ids}."
         details = [*details, message(text, "native_keys_kept", host)]
         health = max(health, "WARNING", key=ORDER.index)
     return health, details

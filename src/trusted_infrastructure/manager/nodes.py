@@ -13,7 +13,7 @@ import structlog
 
 from trusted_infrastructure.manager.comparison import Applied
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, ResourceInaccessible, message
-from trusted_infrastructure.transport import AnswerRefused
+from trusted_infrastructure.transport import ANSWER_LIMIT, AnswerRefused
 
 Answer = TypeVar("Answer")
 # Of a host's error: it goes into events, tasks and health, and no service's is longer.
@@ -119,7 +119,7 @@ def refused(host: str, answer: httpx.Response) -> NodeError:
         content = msgspec.json.decode(answer.content)["error"]
         text = f"{content['message']} {content.get('remedy', '')}".strip()
         return NodeError(host, str(content["code"])[:CODE_LIMIT], text[:TEXT_LIMIT], answer.status_code)
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
         return NodeError(
             host,
             "service_down" if answer.status_code in {502, 503, 504} else "unexpected_answer",
@@ -128,11 +128,14 @@ def refused(host: str, answer: httpx.Response) -> NodeError:
         )
 
 
-def decode_answer(host: str, body: bytes, wanted: type[Answer]) -> Answer:
-    """A host's JSON answer as a type. Raises NodeError."""
+def decode_answer(host: str, body: bytes, wanted: type[Answer], limit: int = ANSWER_LIMIT) -> Answer:
+    """A host's JSON answer of at most `limit` bytes as a type. Raises NodeError."""
+    if len(body) > limit:
+        text = f"gave an answer of more than {limit} bytes"
+        raise NodeError(host, AnswerRefused.code, text, 200)
     try:
         return msgspec.json.decode(body, type=wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(host, "unexpected_answer", f"gave an unexpected answer: {error}", 200) from None
 
 
@@ -144,9 +147,11 @@ async def ask(
     wanted: type[Answer],
     content: Any = None,
     timeout: float | None = None,
+    limit: int = ANSWER_LIMIT,
 ) -> Answer:
-    """Calls a host and decodes its answer. Raises NodeError."""
-    return decode_answer(host, await nodes.call(host, method, path, content, timeout), wanted)
+    """Calls a host and decodes its answer. limit: of its bytes, less where `wanted` leaves open what is
+    in it. Raises NodeError."""
+    return decode_answer(host, await nodes.call(host, method, path, content, timeout), wanted, limit)
 
 
 async def applied(nodes: Nodes, host: str) -> Applied:

@@ -4,25 +4,36 @@
 A trusted host reports to the Trust Authority hosts that it reaches, and each of these counts what it wrapped
 for it that the report there does not cover. What one of them wrapped, its own report or count has. So the
 report with the most, and all that was wrapped since, are never fewer than there are. No clock is compared.
+A Trust Authority host can count too much, and cannot take from what another one counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+# People read these, and records have them: no control characters, none that turn the direction of text.
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
+    ),
+]
 
 
 class KnownUsage(msgspec.Struct, frozen=True):
     """What one Trust Authority host knows of one trusted host. reported: Unix seconds. keys: what the host
-    reported; marks: what was wrapped for it and is in no report."""
+    reported; marks: what was wrapped for it and is in no report (`unreported` on the wire)."""
 
-    scope: str
-    host: str
+    scope: Name
+    host: Name
     reported: float | None
-    keys: dict[str, int]
-    marks: dict[str, int]
+    keys: dict[str, Count]
+    marks: dict[str, Count] = msgspec.field(name="unreported")
 
 
 class UsageAnswer(msgspec.Struct, frozen=True):

@@ -38,19 +38,24 @@ HOSTS_ASKED = 3
 UNAVAILABLE = frozenset(
     {"answer_invalid", "key_set_invalid", "peer_answer_invalid", "peer_unreachable", "service_unavailable"}
 )
-# A Key Provider Service answered, and this provider does not work.
-UNHEALTHY = frozenset(
+# A Key Provider Service answered: this provider's key servers, or its primary key on them, are not fit.
+KMS_UNHEALTHY = frozenset(
     {
-        "credential_not_bound",
         "key_compromised",
         "key_deactivated",
         "key_destroyed",
         "key_missing",
         "key_server_unreachable",
-        "primary_key_compromised",
         "primary_key_mismatch",
         "primary_key_state",
         "primary_key_unavailable",
+    }
+)
+# A Key Provider Service answered: this provider does not work, whatever its key servers do.
+UNHEALTHY = frozenset(
+    {
+        "credential_not_bound",
+        "primary_key_compromised",
         "provider_denied",
         "provider_unknown",
         "sealed_value_invalid",
@@ -58,6 +63,7 @@ UNHEALTHY = frozenset(
 )
 EVENT_OF: Mapping[str, str] = {
     **dict.fromkeys(UNAVAILABLE, events.TRUST_AUTHORITY_UNAVAILABLE),
+    **dict.fromkeys(KMS_UNHEALTHY, events.TRUST_AUTHORITY_KMS_UNHEALTHY),
     **dict.fromkeys(UNHEALTHY, events.TRUST_AUTHORITY_UNHEALTHY),
 }
 table = key_provider_health
@@ -83,11 +89,15 @@ class KeyCheck(msgspec.Struct, frozen=True):
 async def known(manager: Manager, hosts: Sequence[Host]) -> dict[str, Verdict]:
     """Health and messages by provider; those of which nothing is known are left out. hosts: those that the
     caller may see."""
+    standard = standard_provider_health.verdicts(manager)
+    return {**known_of_trusted(manager), **standard, **await native_health.verdicts(manager, hosts)}
+
+
+def known_of_trusted(manager: Manager) -> dict[str, Verdict]:
+    """The same, of trusted providers alone: what a host found last."""
     with manager.database.transaction() as connection:
         rows = connection.execute(sql.select(table)).all()
-    kept = {row.provider: (row.health, [message(row.message, row.code)] if row.code else []) for row in rows}
-    standard = standard_provider_health.verdicts(manager)
-    return {**kept, **standard, **await native_health.verdicts(manager, hosts)}
+    return {row.provider: (row.health, [message(row.message, row.code)] if row.code else []) for row in rows}
 
 
 async def check_trusted(manager: Manager) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,13 +36,14 @@ class KeyReport(msgspec.Struct, frozen=True):
 
 
 class ServerReport(msgspec.Struct, frozen=True):
-    """What a host knows of one key server."""
+    """What a host knows of one key server. certificate_end: of the certificate that the server presented."""
 
     name: str
     health: Health
     details: list[str]
     client_trust_server: bool
     server_trust_client: bool
+    certificate_end: Annotated[datetime.datetime, msgspec.Meta(tz=True)] | None = None
     keys: list[KeyReport] = []
 
 

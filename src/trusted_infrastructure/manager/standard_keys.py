@@ -91,7 +91,8 @@ async def get(manager: Manager, asker: Asker, provider: str, key_id: str, use: U
             "Ask for a key that was made for this cluster.",
             status=404,
         )
-        failed(manager, events.SEND_KEY_KMS_CLUSTER_ERROR, refusal, asker, provider, "get", key_id, use)
+        # No key server was asked: this is who wanted what it may not have.
+        failed(manager, events.CRYPTO_OPERATION, refusal, asker, provider, "get", key_id, use)
         raise refusal
     use = use.after(row.use)
     wanted = None if use == row.use else use.attributes or None

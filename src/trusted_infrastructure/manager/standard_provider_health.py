@@ -13,6 +13,7 @@ import structlog
 from trusted_infrastructure.kmip.client_certificates import certificate_end
 from trusted_infrastructure.kmip.servers import KeyServerGroup, ServerStatus
 from trusted_infrastructure.manager import events, known_keys, standard_providers
+from trusted_infrastructure.manager.certificate_reminders import WARN_BEFORE, Ending, remind
 from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.events import Event, Wanted
@@ -25,7 +26,6 @@ from trusted_infrastructure.refusal import Refusal
 
 # Seconds between looks at the key servers of a provider.
 LOOK_EVERY = 300
-WARN_BEFORE = datetime.timedelta(days=30)
 # Keys of a provider whose state is asked for in one round, those that were asked longest ago first.
 STATES_AT_ONCE = 100
 log = structlog.get_logger("trusted_infrastructure.manager")
@@ -156,8 +156,11 @@ async def upkeep(manager: Manager) -> None:
 
 
 def tell_of_vendors(manager: Manager, name: str, looked: Looked) -> None:
-    """Events of what key servers say of who made them: once for each, and again where it is another one. They
-    are for people: the key servers of a provider are to be of one vendor (SYSTEM P5)."""
+    """Events of what key servers say of who made them: once for each, and again where it is another one, but
+    one a day for each server: whoever looks makes them. They are for people: the key servers of a provider
+    are to be of one vendor (SYSTEM P5)."""
+    now = manager.clock()
+    day = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
     told = {status.name: status.vendor for status in looked.servers if status.vendor}
     with manager.database.transaction() as connection:
         before: dict[str, str] = {}
@@ -169,41 +172,26 @@ def tell_of_vendors(manager: Manager, name: str, looked: Looked) -> None:
                 continue
             event = Event(
                 type=events.KMS_VENDOR,
-                time=int(manager.clock()),
+                time=int(now),
                 message=f"Key server {server} of provider {name} says that it is: {vendor}.",
                 object=name,
                 details={"provider": name, "server": server, "vendor": vendor},
+                origin=f"kms-vendor/{day}/{name}/{server}"[:512],
             )
             events.record(connection, event)
 
 
 def tell_of_certificates(manager: Manager, name: str, provider: StandardProvider, looked: Looked) -> None:
-    """Events of certificates that end within 30 days: one a day for each."""
-    now = manager.clock()
-    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    ending: list[tuple[str, str, datetime.datetime]] = []
-    if provider.client_certificate is not None:
-        end = certificate_end(provider.client_certificate)
-        ending.append((events.KMS_CLIENT_CERTIFICATE_EXPIRES, "client", end))
-    ending += [
-        (events.KMS_SERVER_CERTIFICATE_EXPIRES, status.name, status.certificate_end)
+    """Events of certificates that end soon."""
+    ending = [
+        Ending(events.KMS_SERVER_CERTIFICATE_EXPIRES, status.certificate_end, status.name)
         for status in looked.servers
         if status.certificate_end is not None
     ]
-    for kind, whose, end in ending:
-        if end - moment >= WARN_BEFORE:
-            continue
-        what = "The client certificate" if whose == "client" else f"The certificate of key server {whose}"
-        event = Event(
-            type=kind,
-            time=int(now),
-            message=f"{what} of provider {name} ends at {end:%Y-%m-%dT%H:%M:%SZ}.",
-            object=name,
-            details={"provider": name, "server": whose, "ends": f"{end:%Y-%m-%dT%H:%M:%SZ}"},
-            origin=f"kms-certificate/{name}/{kind}/{whose}/{moment:%Y-%m-%d}"[:512],
-        )
-        with manager.database.transaction() as connection:
-            events.record(connection, event)
+    if provider.client_certificate is not None:
+        end = certificate_end(provider.client_certificate)
+        ending.append(Ending(events.KMS_CLIENT_CERTIFICATE_EXPIRES, end))
+    remind(manager, name, ending)
 
 
 async def refresh_states(manager: Manager, name: str, provider: StandardProvider) -> None:

@@ -2,10 +2,11 @@
 """How our parts talk: applications with limits and error answers, unix sockets, HTTPS clients, log lines."""
 
 from trusted_infrastructure.transport.application import Application, Caller
-from trusted_infrastructure.transport.bounded_answers import AnswerRefused
+from trusted_infrastructure.transport.bounded_answers import ANSWER_LIMIT, UNTYPED_LIMIT, AnswerRefused
 from trusted_infrastructure.transport.clients import (
     answer_of,
     ask_once,
+    check_success,
     config_url,
     local_client,
     management_client,
@@ -20,14 +21,17 @@ from trusted_infrastructure.transport.unix_server import Doors, Program, serve, 
 from trusted_infrastructure.transport.workers import serve_workers
 
 __all__ = [
+    "ANSWER_LIMIT",
     "AnswerRefused",
     "Application",
     "Caller",
     "Doors",
     "JSONAnswer",
+    "UNTYPED_LIMIT",
     "Program",
     "answer_of",
     "ask_once",
+    "check_success",
     "config_url",
     "configure_logging",
     "error_answer",

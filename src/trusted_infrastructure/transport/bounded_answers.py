@@ -8,6 +8,7 @@ for compressed, and one that is compressed is refused: what it becomes is only k
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,6 +18,8 @@ import httpx
 Result = TypeVar("Result")
 
 ANSWER_LIMIT = 16 << 20
+# Of an error, and of what is decoded into no type: empty objects take 24 times their length in memory then.
+UNTYPED_LIMIT = 1 << 20
 # Seconds from the request to the answer's last byte, beyond those that the peer may take to begin.
 TRANSFER_TIME = 30.0
 
@@ -69,12 +72,15 @@ class _Clock:
     end: float
 
     async def within(self, step: Awaitable[Result]) -> Result:
-        """The result of a step of reading. Raises httpx.ReadTimeout."""
+        """The result of a step of reading. Raises httpx.ReadTimeout; httpx.ReadError where the peer ends TLS
+        with an alert after the handshake, as TLS 1.3 refuses a client certificate: httpx passes it on."""
         try:
             async with asyncio.timeout_at(self.end):
                 return await step
         except TimeoutError:
             raise httpx.ReadTimeout(f"the answer was not whole within {self.allowed:.0f} s") from None
+        except ssl.SSLError as error:
+            raise httpx.ReadError(str(error)) from error
 
 
 class _Bounded(httpx.AsyncByteStream):
@@ -88,7 +94,7 @@ class _Bounded(httpx.AsyncByteStream):
         pieces, seen = self._response.aiter_raw(), 0
         while (piece := await self._clock.within(anext(pieces, None))) is not None:
             seen += len(piece)
-            if seen > ANSWER_LIMIT:
+            if seen > _limit(self._response):
                 raise _too_large(self._response)
             yield piece
 
@@ -102,9 +108,13 @@ def _check_head(response: httpx.Response) -> None:
         text = f"gave a compressed answer ({encoding[:32]!r}), which was not asked for"
         raise AnswerRefused(text, response.status_code)
     declared = response.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:19]) > ANSWER_LIMIT:
+    if declared.isdigit() and int(declared[:19]) > _limit(response):
         raise _too_large(response)
 
 
+def _limit(response: httpx.Response) -> int:
+    return ANSWER_LIMIT if response.is_success else UNTYPED_LIMIT
+
+
 def _too_large(response: httpx.Response) -> AnswerRefused:
-    return AnswerRefused(f"gave an answer of more than {ANSWER_LIMIT} bytes", response.status_code)
+    return AnswerRefused(f"gave an answer of more than {_limit(response)} bytes", response.status_code)

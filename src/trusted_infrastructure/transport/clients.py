@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from trusted_infrastructure.refusal import Refusal, Unavailable
-from trusted_infrastructure.transport.bounded_answers import AnswerRefused, BoundedAnswers
+from trusted_infrastructure.transport.bounded_answers import UNTYPED_LIMIT, AnswerRefused, BoundedAnswers
 
 TIMEOUT = 10.0
 
@@ -77,18 +77,32 @@ def ask_once(client: httpx.AsyncClient, method: str, url: str, **options: Any) -
     return asyncio.run(once())
 
 
-def answer_of(response: httpx.Response, peer: str) -> Any:
-    """The JSON of a 2xx answer.
+def answer_of(response: httpx.Response, peer: str, limit: int = UNTYPED_LIMIT) -> Any:
+    """The JSON of a 2xx answer of at most `limit` bytes: it becomes many times larger. Whoever reads more
+    decodes it into a type, after `check_success`.
 
     Raises the peer's own Refusal (code, message, remedy, status) when it answered with one, and Unavailable
-    `peer_answer_invalid` for anything that is not ours: an error page of a proxy, or no JSON.
+    `peer_answer_invalid` for anything that is not ours: an error page of a proxy, or no JSON;
+    `answer_refused` for what is too large.
     """
-    try:
-        answer = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        answer = None
-    if response.is_success and answer is not None:
-        return answer
+    if len(response.content) > limit:
+        raise Unavailable(
+            AnswerRefused.code,
+            f"{peer} gave an answer of more than {limit} bytes",
+            f"look at what answers at {peer}: no service of this release does that",
+        )
+    check_success(response, peer)
+    answer = _json(response)
+    if answer is None:
+        raise _not_ours(response, peer)
+    return answer
+
+
+def check_success(response: httpx.Response, peer: str) -> None:
+    """Raises as `answer_of` does for what is not 2xx."""
+    if response.is_success:
+        return
+    answer = _json(response)
     error = answer.get("error") if isinstance(answer, dict) else None
     if isinstance(error, dict) and isinstance(error.get("code"), str):
         raise Refusal(
@@ -97,7 +111,19 @@ def answer_of(response: httpx.Response, peer: str) -> Any:
             str(error.get("remedy", "")),
             status=response.status_code if response.status_code >= 400 else 502,
         )
-    raise Unavailable(
+    raise _not_ours(response, peer)
+
+
+def _json(response: httpx.Response) -> Any:
+    """What an answer has, in no type; None for what is no JSON."""
+    try:
+        return msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _not_ours(response: httpx.Response, peer: str) -> Unavailable:
+    return Unavailable(
         "peer_answer_invalid",
         f"{peer} answered {response.status_code} without one of our error answers",
         f"look at nginx and the service on {peer}",

@@ -23,6 +23,7 @@ from services.host.test_object_keys import FIRST, KEY
 from services.served import Served, serving
 
 from trusted_infrastructure import cli, data_keys
+from trusted_infrastructure.host import key_commands
 from trusted_infrastructure.host.key_service import BODY_LIMIT, key_application
 
 BASE = "/agent/keys/v1"
@@ -104,6 +105,50 @@ def test_only_root_and_the_users_of_the_setting_may_connect(agent: Served) -> No
 
 def test_the_socket_is_open_to_connect_to_and_the_others_are_not(agent: Served, folder: Path) -> None:
     assert (folder / "keys.sock").stat().st_mode & 0o777 == 0o666
+
+
+def traced(served: Served) -> list[tuple[str, str, str, str, str]]:
+    """(operation, key_id, object_id, provider, outcome) of what root did, as the log has it."""
+    lines = [line for line in served.log() if line["event"] == "key_operation"]
+    assert {line["uid"] for line in lines} <= {os.getuid()}
+    names = ("operation", "key_id", "object_id", "provider", "outcome")
+    return [tuple(line[name] for name in names) for line in lines]
+
+
+def test_what_is_done_with_a_key_is_in_the_log_and_the_key_is_not(agent: Served) -> None:
+    generate = {"object_id": "vm-1"}
+    assert asked(agent, "POST", "/generate", generate | {"provider": "nowhere"})[0] == 404
+    assert asked(agent, "POST", "/get", {"key_id": "unknown" * 30})[0] == 404
+    assert asked(agent, "POST", "/rewrap", {"target": "nowhere"})[0] == 404
+    refused = [
+        ("generate", "", "vm-1", "nowhere", "provider_unknown"),
+        ("get", ("unknown" * 30)[:64], "", "", "key_unknown"),
+        ("rewrap", "", "", "nowhere", "provider_unknown"),
+    ]
+    assert traced(agent) == refused
+    _status, made = asked(agent, "POST", "/generate", generate)
+    key_id = made["record"]["key_id"]
+    asked(agent, "POST", "/get", {"key_id": key_id})
+    _status, found = asked(agent, "POST", "/get", {"wrapped_key": made["wrapped_key"]})
+    asked(agent, "POST", "/rewrap", {"replace": True, "dry_run": True})
+    asked(agent, "POST", "/rewrap", {"replace": True})
+    asked(agent, "DELETE", f"/keys/{key_id}")
+    asked(agent, "GET", "/keys")
+    steps = ("generate", "get", "get", "rewrap", "forget")
+    done = [(operation, key_id, "vm-1", "local", "OK") for operation in steps]
+    assert traced(agent) == refused + done
+    secret = base64.b64decode(found["key"])
+    log = (agent.directory / "log").read_bytes()
+    assert secret.hex().encode() not in log and found["key"].encode() not in log
+
+
+@ROOT
+def test_who_reaches_for_the_key_of_another_is_in_the_log(agent: Served) -> None:
+    _status, made = asked(agent, "POST", "/generate", {"object_id": "vm-1"})
+    as_user(NOBODY, agent, "get", made["record"]["key_id"])
+    line = [line for line in agent.log() if line["event"] == "key_operation"][-1]
+    assert (line["uid"], line["operation"], line["outcome"]) == (NOBODY, "get", "key_unknown")
+    assert (line["object_id"], line["provider"]) == ("vm-1", "local")
 
 
 @ROOT
@@ -191,6 +236,37 @@ def test_the_manager_reads_page_by_page(manager: KeyManager) -> None:
     assert page(f"?limit=1000&after={made[3]}") == made[4:]
     assert page(f"?limit=2&after={made[4]}") == []
     assert sorted(page("")) == made
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "x", ""])
+def test_what_is_no_page_for_users_is_refused(agent: Served, limit: str) -> None:
+    status, answer = asked(agent, "GET", f"/keys?limit={limit}")
+    assert (status, answer["error"]["message"].partition(":")[0]) == (400, "limit")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_the_command_lists_all_pages(
+    agent: Served, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """And reads no more at once than a page."""
+    sizes: list[int] = []
+    given = key_commands._ask
+
+    def counted(*arguments: Any) -> dict[str, Any]:
+        answer = given(*arguments)
+        sizes.append(len(answer["keys"]))
+        return answer
+
+    monkeypatch.setattr(key_commands, "PAGE", 2)
+    monkeypatch.setattr(key_commands, "_ask", counted)
+    made = [
+        asked(agent, "POST", "/generate", {"object_id": f"vm-{number}"})[1]["record"]
+        for number in range(count)
+    ]
+    assert run(agent, "list") == 0
+    listed = json.loads(capfd.readouterr().out)["keys"]
+    assert [key["key_id"] for key in listed] == sorted(key["key_id"] for key in made)
+    assert sizes == {3: [2, 1], 4: [2, 2, 0], 5: [2, 2, 1]}[count]
 
 
 def test_the_managers_socket_hands_out_no_key(manager: KeyManager) -> None:

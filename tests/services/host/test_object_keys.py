@@ -391,6 +391,20 @@ def test_under_a_compromised_primary_key_key_encryption_keys_are_new(manager: Ke
     assert rewrap(manager).deep_recrypt == []
 
 
+def test_what_a_stolen_key_wrapped_before_a_rotation_gets_new_keys_too(manager: KeyManager) -> None:
+    """It rests on the second primary key with the same KEK; who has the first and an old copy knows it."""
+    made = [generate(manager, use=ObjectOfKey(f"vm-{number}")) for number in range(2)]
+    rotate(manager, "key-2")
+    assert len(rewrap(manager, object_ids=["vm-0"]).rewrapped) == 1
+    rotate(manager, "key-3", compromise=True)
+    report = rewrap(manager)
+    assert [one.object_id for one in report.deep_recrypt] == ["vm-0", "vm-1"]
+    assert report.rewrapped == report.deep_recrypt
+    for record, before in zip(report.rewrapped, made, strict=True):
+        assert record.primary_key_id == "key-3" and record.kek_id != before.record.kek_id
+        assert get(manager, record.key_id).key == before.key
+
+
 def test_the_service_has_the_last_word_on_a_compromise(manager: KeyManager) -> None:
     """No usage report comes through, so the host does not know; the service refuses to wrap the key again."""
     made = generate(manager)

@@ -178,6 +178,26 @@ def test_a_report_is_repeated_until_the_service_has_wrapped_nothing_else(manager
     assert [known for known, _keys in manager.host.services[1].covers] == [0, 0]
 
 
+def test_a_number_that_a_service_does_not_take_is_forgotten(manager: KeyManager) -> None:
+    service = manager.host.services[0]
+    service.known = 3
+    assert tell(manager)
+    service.refuse_usage = Refusal("malformed_request", "known: is 3", status=400)
+    assert asyncio.run(manager.host.agent.host_keys.trusted.report(PROVIDER))
+    service.refuse_usage = None
+    assert not asyncio.run(manager.host.agent.host_keys.trusted.report(PROVIDER))
+    assert [known for known, _keys in service.covers] == [0, 3, 0, 3]
+
+
+def test_a_number_beyond_all_is_not_understood(manager: KeyManager) -> None:
+    for number in (-1, 2**53):
+        manager.host.services[0].known = number
+        assert asyncio.run(manager.host.agent.host_keys.trusted.report(PROVIDER))
+    manager.host.services[0].known = 3
+    assert not asyncio.run(manager.host.agent.host_keys.trusted.report(PROVIDER))
+    assert [known for known, _keys in manager.host.services[0].covers] == [0, 0, 0, 3]
+
+
 def test_a_service_that_always_wrapped_something_else_is_asked_again_later(manager: KeyManager) -> None:
     generate(manager)
     manager.host.services[0].known = None
@@ -243,6 +263,41 @@ def test_a_key_from_elsewhere_is_said_to_be_kept(manager: KeyManager) -> None:
     asyncio.run(objects.get_wrapped(made.wrapped_key))
     asyncio.run(objects.get_wrapped(made.wrapped_key))
     assert manager.host.services[0].kept == [False, True, False]
+
+
+@pytest.mark.parametrize("compromise", [False, True])
+def test_a_key_under_an_earlier_primary_key_is_wrapped_again_as_it_comes(
+    manager: KeyManager, compromise: bool
+) -> None:
+    objects = manager.host.agent.host_keys.objects
+    made = generate(manager)
+    asyncio.run(objects.forget(made.record.key_id))
+    for service in manager.host.services:
+        service.rotate("key-2", bytes(range(32)), compromise=compromise)
+    found = asyncio.run(objects.get_wrapped(made.wrapped_key))
+    assert (bytes(found.key), found.record.primary_key_id) == (bytes(made.key), "key-2")
+    assert found.record.deep_recrypt is compromise
+    assert found.wrapped_key != made.wrapped_key
+    assert objects.registry.counts(PROVIDER) == {"key-2": 1}
+    assert get(manager, made.record.key_id).key == made.key
+
+
+def test_a_key_that_cannot_be_wrapped_again_does_not_come(
+    manager: KeyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One service has heard of the rotation, and the one that is asked to wrap it again has not."""
+    keys, objects = manager.host.agent.host_keys, manager.host.agent.host_keys.objects
+    made = generate(manager)
+    asyncio.run(objects.forget(made.record.key_id))
+
+    async def rotated(*_key: object) -> None:
+        raise Refusal("primary_key_previous", "rotated", status=409)
+
+    monkeypatch.setattr(keys.trusted, "get", rotated)
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(objects.get_wrapped(made.wrapped_key))
+    assert refused.value.code == "primary_key_previous"
+    assert objects.registry.counts(PROVIDER) == {}
 
 
 # ---- when --------------------------------------------------------------------------------------------------

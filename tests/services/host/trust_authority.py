@@ -266,13 +266,14 @@ class TrustAuthorityHost:
         self._authorized(request, body, "usage")
         report = messages.decode(body, KeyUsageReport)
         self.reports.append((request.path_params["provider"], report.keys))
-        self.covers.append((report.known, report.keys))
+        known = messages.number(report.known)
+        self.covers.append((known, report.keys))
         return JSONAnswer(
             PrimaryKeyIds(
                 primary_key_id=self.primary_key_id,
                 previous=list(self.previous),
                 compromised=sorted(self.compromised),
-                known=report.known + 1 if self.known is None else self.known,
+                known=known + 1 if self.known is None else self.known,
             )
         )
 
@@ -328,6 +329,8 @@ class TrustAuthorityHost:
         else:
             unwrap = messages.decode(body, UnwrapKeyRequest)
             header, kek = self._opened(unwrap.wrapped_key)
+            if unwrap.keep is True and header.primary_key_id != self.primary_key_id:
+                raise Refusal("primary_key_previous", "have it wrapped again", status=409)
             self.kept.append(unwrap.keep is True)
             target = unwrap.hpke_public_key
         self.unwrapped.append(kek)

@@ -7,6 +7,7 @@ lie. `FakeKeyServer` stands in for a key server where no network is wanted.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -301,6 +302,7 @@ class FakeKeyServer:
     refusal: Refusal | None = None
     asked: int = 0
     closed: bool = False
+    certificate_end: datetime.datetime | None = None
 
     @property
     def server(self) -> KeyServer:

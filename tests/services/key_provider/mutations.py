@@ -514,6 +514,11 @@ def rewrapping(code: str, **row: Any) -> Mutation:
 REWRAP: dict[str, Mutation] = {
     "without a rotation": rewrapping("primary_key_unavailable", prepare=None),
     "under a compromised primary key": rewrapping("primary_key_compromised", prepare=AFTER_COMPROMISE),
+    "kept as an earlier primary key wrapped it": rewrapping(
+        "primary_key_previous",
+        body=lambda host: host.unwrap_body(PREVIOUS, keep=True),
+        query="?action=unwrap",
+    ),
     "under an unknown primary key": rewrapping(
         "primary_key_unavailable", body=rewrap(wrapped_key(primary_key_id="7"))
     ),
@@ -578,7 +583,7 @@ USAGE: dict[str, Mutation] = {
         "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"known":-1}'
     ),
     "a number beyond all": reporting(
-        "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"known":9223372036854775808}'
+        "malformed_request", body=lambda _host: b'{"version":1,"keys":{},"known":9007199254740992}'
     ),
     "a count that is none": reporting(
         "malformed_request", body=lambda _host: b'{"version":1,"keys":{"1001":"3"}}'

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class SlowServer:
     state: str = "ACTIVE"
     asked: int = 0
     closed: bool = False
+    certificate_end: datetime.datetime | None = None
     free: threading.Event = field(default_factory=threading.Event)
 
     @property

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -495,8 +496,28 @@ def test_status(service: Service) -> None:
         "details": [],
         "client_trust_server": True,
         "server_trust_client": True,
+        "certificate_end": None,
         "keys": [{"primary_key_id": KEY_ID, "state": "ACTIVE", "code": ""}],
     }
+
+
+@pytest.mark.parametrize(("days", "health"), [(31, "OK"), (30, "WARNING"), (0, "WARNING"), (-1, "WARNING")])
+def test_status_of_certificates_that_end(service: Service, days: int, health: str) -> None:
+    end = datetime.datetime.fromtimestamp(NOW, datetime.UTC) + datetime.timedelta(days=days)
+    service.servers[1].certificate_end = end
+    finance = service.management.get("/kms/manage/v1/status").json()["providers"]["finance"]
+    first, second = finance["servers"]
+    assert (first["certificate_end"], second["certificate_end"]) == (None, f"{end:%Y-%m-%dT%H:%M:%SZ}")
+    assert (finance["health"], first["health"], second["health"]) == (health, "OK", health)
+    line = f"certificate_expired: the certificate of key server kms2 ends at {second['certificate_end']}"
+    assert second["details"] == finance["details"] == ([] if health == "OK" else [line])
+    service.servers[1].refusal = Unavailable("key_server_unreachable", "down")
+    service.authority.put("key_provider", "finance", provider(connection_timeout=7))
+    service.publish()
+    service.take()
+    finance = service.management.get("/kms/manage/v1/status").json()["providers"]["finance"]
+    assert finance["servers"][1]["health"] == "ERROR"
+    assert finance["servers"][1]["certificate_end"] == second["certificate_end"]
 
 
 def test_status_of_what_is_wrong(service: Service) -> None:

@@ -29,7 +29,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def usage(tmp_path: Path, clock: Clock) -> Usage:
+def usage(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Usage:
+    """Its first numbers are 1, so that they can be read."""
+    monkeypatch.setattr("trusted_infrastructure.key_provider.usage.FIRST_BELOW", 1)
     return Usage(tmp_path / "usage.db", clock)
 
 
@@ -95,6 +97,31 @@ def test_a_number_of_a_database_that_is_gone_covers_nothing(usage: Usage) -> Non
     usage.kept(HOST, "finance", "K1")
     assert usage.report(HOST, "finance", {}, 2) == 1
     assert known(usage) == [("host1", 1000.0, {}, {"K1": 1})]
+
+
+def test_a_new_database_never_takes_the_numbers_of_one_that_is_gone(tmp_path: Path, clock: Clock) -> None:
+    """Whichever of them is ahead: a report with a number of the other covers nothing."""
+    seen, owner = [], "finance"
+    for number in range(4):
+        here = Usage(tmp_path / f"{number}.db", clock)
+        for _key in range(number + 1):
+            here.kept(HOST, owner, "K1")
+        for before in seen:
+            assert here.report(HOST, owner, {}, before) > before or before > here.report(HOST, owner, {}, 0)
+            assert known(here, owner)[0][3] == {"K1": number + 1}
+        seen.append(here.report(HOST, owner, {}, 0))
+    assert len({after - number for number, after in enumerate(seen)}) == 4
+
+
+def test_a_damaged_cell_is_said(usage: Usage) -> None:
+    usage.report(HOST, "finance", {"K": 1}, 0)
+    for damage in ("keys = '{\"K\": '", "keys = '[]'", "keys = x'ff'", "reported = 'never'"):
+        usage._database.execute("UPDATE reports SET " + damage)
+        with pytest.raises(Refusal) as refused:
+            usage.of("finance")
+        assert refused.value.code == "state_unusable", damage
+        usage._database.execute("UPDATE reports SET keys = '{}', reported = 1.0")
+    assert known(usage) == [("host1", 1.0, {}, {})]
 
 
 def test_providers_and_hosts_are_apart(usage: Usage) -> None:

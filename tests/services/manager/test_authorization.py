@@ -320,34 +320,3 @@ def test_no_cryptography_administrator_lacks_what_vsphere_says() -> None:
         "Host.Inventory.AddStandaloneHost",
         "Host.Local.ManageUserGroups",
     }
-
-
-# From vSphere's reference of the crypto_manager services: operation, method, path, privileges.
-CRYPTO_MANAGER = """
-list GET /kms/providers Cryptographer.ReadKeyServersInfo
-create POST /kms/providers Cryptographer.ManageKeyServers
-get GET /kms/providers/{provider} Cryptographer.ReadKeyServersInfo
-update PATCH /kms/providers/{provider} Cryptographer.ManageKeyServers
-delete DELETE /kms/providers/{provider} Cryptographer.ManageKeyServers
-export POST /kms/providers Cryptographer.ManageKeyServers
-import_provider POST /kms/providers Cryptographer.ManageKeyServers
-list GET /hosts/{host}/kms/providers Cryptographer.ReadKeyServersInfo@host
-get GET /hosts/{host}/kms/providers/{provider} Cryptographer.ReadKeyServersInfo@host
-"""
-
-
-def test_native_providers_ask_for_the_privileges_of_vsphere() -> None:
-    prefix = "/vcenter/crypto-manager"
-    found = [
-        " ".join(
-            [
-                item.operation,
-                item.method,
-                item.path.removeprefix(prefix),
-                *(f"{one.id}@{one.on}" if one.on else one.id for one in item.privileges),
-            ]
-        )
-        for item in TABLE
-        if item.path.startswith(prefix)
-    ]
-    assert sorted(found) == sorted(CRYPTO_MANAGER.strip().splitlines())

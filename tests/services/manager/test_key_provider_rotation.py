@@ -63,7 +63,7 @@ class Hosts(KeyProviderHosts):
 def used(host: str, reported: float | None, keys: dict[str, int] | None = None, **marks: int) -> Any:
     """What a Trust Authority host knows of one host; "key-1" is written key_1 as a mark."""
     counts = {name.replace("_", "-"): count for name, count in marks.items()}
-    return {"scope": "lab", "host": host, "reported": reported, "keys": keys or {}, "marks": counts}
+    return {"scope": "lab", "host": host, "reported": reported, "keys": keys or {}, "unreported": counts}
 
 
 @pytest.fixture
@@ -232,6 +232,35 @@ def test_a_service_that_does_not_answer_is_not_a_service_without_keys(api: Api, 
     assert hosts.document()["previous_keys"] != []
 
 
+LIES = {
+    "a count below zero": used("nobody", 1.0, {"key-1": -5}),
+    "marks below zero": used("nobody", None, key_1=-5),
+    "marks below zero of a host that is there": used("host1", 1.0, key_1=-5),
+    "a count that is none": used("nobody", 1.0, {"key-1": 1.5}),
+    "a host without a name": used("", 1.0, {"key-1": 1}),
+    "a name that hides what follows": used("nobody\u202e", 1.0, {"key-1": 1}),
+    "a name of two lines": used("nobody\n", 1.0, {"key-1": 1}),
+    "a name that fills the record": used("n" * 256, 1.0, {"key-1": 1}),
+    "a scope without a name": used("host1", 1.0, {"key-1": 1}) | {"scope": ""},
+    "as an earlier release says it": {
+        "scope": "lab", "host": "host1", "reported": 1.0, "keys": {}, "marks": {"key-1": 1e9}
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_service_takes_nothing_from_what_others_count(api: Api, hosts: Hosts, lie: Any) -> None:
+    """What one of them says that cannot be is not known, and the key stays."""
+    rotate(api)
+    hosts.usage["ta1"], hosts.usage["ta2"] = [used("host1", 2.0, {"key-1": 5})], [lie]
+    found = api.done("GET", ROTATION)
+    assert found["unknown"] == ["ta2"]
+    assert reason(api.failed("POST", COMPLETE, json={}))[1] == "keys_unknown"
+    error = api.failed("POST", COMPLETE, json={"without_hosts": ["host1", "nobody"]})
+    assert reason(error)[1] == "keys_unknown"
+    assert hosts.document()["previous_keys"] != []
+
+
 def deny(api: Api, host: str) -> None:
     spec = {"host": host, "ek_digest": "ab" * 32, "reason": "removed"}
     api.done("POST", "/trust/clusters/authority/denied-hosts", json=spec)
@@ -366,25 +395,32 @@ def test_a_compromise_takes_all_earlier_keys_along(api: Api, hosts: Hosts, clock
     assert reason(error)[1] == "keys_left"
 
 
-def test_the_key_of_now_may_be_good(api: Api, hosts: Hosts) -> None:
-    """After a rotation it turns out that the earlier key was stolen."""
-    rotate(api)
-    done = api.done("POST", COMPROMISE, json={"master_key_id": "key-2"})
-    assert (done["master_key_id"], done["compromised"]) == ("key-2", ["key-1"])
-    assert hosts.document()["previous_keys"][0]["compromised"] is True
-
-
-@pytest.mark.parametrize("key_id", ["key-1", "key-2"])
-def test_a_compromised_key_is_not_replaced_by_an_earlier_one(api: Api, hosts: Hosts, key_id: str) -> None:
-    if key_id == "key-1":
-        error = api.failed("POST", COMPROMISE, json={"master_key_id": "key-1"})
-    else:
+@pytest.mark.parametrize(
+    ("step", "key_id"), [("", "key-1"), ("rotate", "key-1"), ("rotate", "key-2"), ("compromise", "key-1")]
+)
+def test_a_compromised_key_is_not_replaced_by_a_primary_key_of_before(
+    api: Api, hosts: Hosts, step: str, key_id: str
+) -> None:
+    """Nor by the one that a rotation is under way to: hosts have put under it what the other one wrapped."""
+    if step == "rotate":
         rotate(api)
-        rotate_back = {"master_key_id": "key-1"}
-        error = api.failed("POST", COMPROMISE, json=rotate_back)
+    elif step:
+        api.done("POST", COMPROMISE, json={"master_key_id": "key-2"})
+    before = hosts.document()
+    error = api.failed("POST", COMPROMISE, json={"master_key_id": key_id})
     assert error["error_type"] == "INVALID_ARGUMENT"
     assert error["messages"][0]["args"][0] == "spec.master_key_id"
-    assert not any(key["compromised"] for key in hosts.document()["previous_keys"])
+    assert hosts.document() == before
+
+
+def test_a_key_that_was_given_up_turns_out_stolen(api: Api, hosts: Hosts) -> None:
+    """The key of now has all that was wrapped under it."""
+    rotate(api)
+    assert api.done("POST", COMPLETE, json={})["removed"] == ["key-1"]
+    api.failed("POST", COMPROMISE, json={"master_key_id": "key-2"})
+    assert api.done("POST", COMPROMISE, json={"master_key_id": "key-3"})["compromised"] == ["key-2"]
+    (previous,) = hosts.document()["previous_keys"]
+    assert (previous["master_key_id"], previous["compromised"]) == ("key-2", True)
 
 
 # ---- whatever stops in between -----------------------------------------------------------------------------

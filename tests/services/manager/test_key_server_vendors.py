@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Events of what key servers say of who made them: one for each, and one for each time that it is another."""
+"""Events of what key servers say of who made them: one for each, and one where it is another; one a day."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from services.manager.harness import Api
+from services.manager.harness import Api, Clock
 
 from trusted_infrastructure.kmip.servers import ServerStatus
 from trusted_infrastructure.manager import events
@@ -40,7 +40,20 @@ def test_who_says_nothing_is_no_event(manager: Api) -> None:
     assert told(manager) == []
 
 
+def test_a_server_that_is_another_at_each_look_is_told_once_a_day(manager: Api) -> None:
+    clock: Clock = manager.manager.clock
+    for vendor in "ABABC":
+        look(manager, kms1=vendor)
+    assert told(manager) == [("finance", "kms1", "A")]
+    clock.now += 86400
+    manager.login()
+    for vendor in "ABAB":
+        look(manager, kms1=vendor)
+    assert told(manager)[1:] == [("finance", "kms1", "B")]
+
+
 def test_each_vendor_is_told_once(manager: Api) -> None:
+    clock: Clock = manager.manager.clock
     for _again in range(3):
         look(manager, kms1="A", kms2="A")
         look(manager, "other", kms1="A")
@@ -48,6 +61,8 @@ def test_each_vendor_is_told_once(manager: Api) -> None:
     assert told(manager) == first
     # One that is not there for a while has not become another.
     look(manager, kms1="", kms2="A")
-    look(manager, kms1="A", kms2="B")
-    look(manager, kms1="A", kms2="A")
+    for vendor in "BA":
+        clock.now += 86400
+        look(manager, kms1="A", kms2=vendor)
+    manager.login()
     assert told(manager) == [*first, ("finance", "kms2", "B"), ("finance", "kms2", "A")]

@@ -13,6 +13,7 @@ from trusted_infrastructure.manager import attestation_states, events, provider_
 from trusted_infrastructure.manager.inventory import all_hosts
 
 UNHEALTHY = events.TRUST_AUTHORITY_UNHEALTHY
+KMS_UNHEALTHY = events.TRUST_AUTHORITY_KMS_UNHEALTHY
 UNAVAILABLE = events.TRUST_AUTHORITY_UNAVAILABLE
 
 
@@ -67,9 +68,9 @@ def site(workload: Api, clock: Clock) -> Site:
     ("code", "kind"),
     [
         ("peer_unreachable", UNAVAILABLE),
-        ("key_server_unreachable", UNHEALTHY),
-        ("primary_key_state", UNHEALTHY),
-        ("key_destroyed", UNHEALTHY),
+        ("key_server_unreachable", KMS_UNHEALTHY),
+        ("primary_key_state", KMS_UNHEALTHY),
+        ("key_destroyed", KMS_UNHEALTHY),
         ("provider_unknown", UNHEALTHY),
     ],
 )
@@ -131,3 +132,32 @@ def test_a_provider_that_is_gone_is_forgotten(site: Site) -> None:
     site.api.run(provider_health.check_trusted(site.api.manager))
     site.api.done("POST", PROVIDERS, json={"provider": "finance"})
     assert site.api.ok("GET", "/trust/key-providers")[0]["health"] == "NONE"
+
+
+ON_HOST = "/vcenter/crypto-manager/hosts/host1/kms/providers"
+
+
+def on_host(site: Site, attestation: str) -> tuple[str, list[str]]:
+    """How the provider is on a host that says so of its attestation: health, reason codes."""
+    answer = {"state": attestation, "reason": "quote_signature", "message": "no", "attestations": []}
+    site.api.nodes.answers["GET", "/agent/manage/v1/status"] = lambda _host: answer
+    shown = site.api.ok("GET", f"{ON_HOST}/finance")
+    listed = {"provider": "finance", "type": "TRUST_AUTHORITY", "health": shown["health"]}
+    assert site.api.ok("GET", f"{ON_HOST}?health={shown['health']}") == [listed]
+    return shown["health"], [detail["id"].split(".")[-1] for detail in shown["details"]]
+
+
+@pytest.mark.parametrize("code", ["key_missing", "key_destroyed", "provider_denied"])
+def test_a_provider_that_does_not_work_is_well_on_no_host(site: Site, code: str) -> None:
+    site.look(code)
+    assert on_host(site, "ATTESTED") == ("ERROR", [code])
+    assert on_host(site, "EXPIRED") == ("ERROR", ["quote_signature", code])
+    site.look("OK")
+    assert on_host(site, "ATTESTED") == ("OK", [])
+    assert on_host(site, "EXPIRED") == ("WARNING", ["quote_signature"])
+    assert on_host(site, "FAILED") == ("ERROR", ["quote_signature"])
+
+
+def test_a_provider_of_which_nothing_is_known_is_as_the_host_is(site: Site) -> None:
+    assert on_host(site, "ATTESTED") == ("OK", [])
+    assert on_host(site, "FAILED") == ("ERROR", ["quote_signature"])

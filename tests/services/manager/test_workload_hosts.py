@@ -10,6 +10,7 @@ from services.manager.harness import Api
 from services.manager.workload import BASE, CA, EK
 
 from trusted_infrastructure.manager.nodes import NodeError
+from trusted_infrastructure.manager.operations.base_images import IMAGE_LIMIT
 
 TPM = {
     "tpm": "tpm0",
@@ -131,6 +132,17 @@ def test_a_base_image_is_captured(workload: Api) -> None:
     assert (response.status_code, response.json()["error_type"]) == (503, "SERVICE_UNAVAILABLE")
     bad = workload.request("GET", "/trust/hosts/host1/base-image?image_version=-a")
     assert (bad.status_code, bad.json()["messages"][0]["args"]) == (400, ["image_version"])
+
+
+def test_a_base_image_that_no_manager_takes_is_not_decoded(workload: Api) -> None:
+    text = "x" * (IMAGE_LIMIT - len('{"a":""}'))
+    for more, status in (("", 200), ("x", 503)):
+        workload.nodes.answers["GET", "/agent/manage/v1/base-image"] = lambda _host, more=more: {
+            "a": text + more
+        }
+        response = workload.request("GET", "/trust/hosts/host1/base-image")
+        assert response.status_code == status
+    assert f"more than {IMAGE_LIMIT} bytes" in response.text
 
 
 def refuse(code: str, status: int) -> Any:

@@ -9,6 +9,8 @@ import pytest
 from services.manager.harness import Api
 from services.manager.workload import CLUSTER, PROVIDERS, attach_all
 
+from trusted_infrastructure.manager import events
+
 
 def test_trusted_key_providers_reach_clusters_that_use_key_providers(workload: Api) -> None:
     error = workload.failed("POST", PROVIDERS, json={"provider": "finance"})
@@ -146,3 +148,29 @@ def test_bad_providers_name_the_field(sides, body: dict[str, Any], field: str) -
     response = sides["workload"].request("POST", f"{PROVIDERS}?vmw-task=true", json=body)
     assert (response.status_code, response.json()["error_type"]) == (400, "INVALID_ARGUMENT")
     assert response.json()["messages"][0]["args"] == [field]
+
+
+def told(api: Api) -> list[tuple[str, str, str]]:
+    """(operation, provider, user) of the events of providers."""
+    operations = "operations=create_provider&operations=update_provider&operations=delete_provider"
+    found = api.ok("GET", f"/trust/events?{operations}")
+    assert {event["type"] for event in found} <= {events.CRYPTO_OPERATION}
+    return [(event["operation"], event["object"], event["user"]) for event in found]
+
+
+def test_what_is_done_to_a_provider_is_an_event(workload: Api) -> None:
+    spec = {"provider": "first", "group": "group-1"}
+    workload.failed("POST", PROVIDERS, json={"provider": "first"})
+    workload.failed("PATCH", f"{PROVIDERS}/first", json={"group": "group-2"})
+    workload.failed("DELETE", f"{PROVIDERS}/first")
+    assert told(workload) == []
+    workload.done("POST", PROVIDERS, json=spec)
+    workload.failed("POST", PROVIDERS, json=spec)
+    workload.done("PATCH", f"{PROVIDERS}/first", json={"group": "group-1", "default": True})
+    assert told(workload) == [("create_provider", "first", "administrator")]
+    workload.done("PATCH", f"{PROVIDERS}/first", json={"group": "group-2"})
+    workload.done("DELETE", f"{PROVIDERS}/first")
+    steps = [operation for operation, _provider, _user in told(workload)]
+    assert steps == ["create_provider", "update_provider", "delete_provider"]
+    messages = [event["message"] for event in workload.ok("GET", "/trust/events?operations=update_provider")]
+    assert messages == ["The trusted key provider first is of group group-2 now, not of group-1."]

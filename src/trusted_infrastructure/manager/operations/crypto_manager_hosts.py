@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Literal
 
 from trusted_infrastructure.config.documents import TrustedKeyProvider
-from trusted_infrastructure.manager import desired, native_health, native_providers
-from trusted_infrastructure.manager.comparison import Health
+from trusted_infrastructure.manager import desired, native_health, native_providers, provider_health
+from trusted_infrastructure.manager.comparison import Health, worst
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.health import Verdict
 from trusted_infrastructure.manager.operations.crypto_manager_structures import NativeInfo
@@ -105,13 +105,16 @@ async def found_on(context: Context) -> dict[str, tuple[Type, Verdict]]:
         for name, verdict in (await native_health.verdicts_on(manager, host)).items()
     }
     if trusted:
-        verdict = await of_attestation(context)
-        found.update(dict.fromkeys(trusted, ("TRUST_AUTHORITY", verdict)))
+        attested, details = await of_attestation(context)
+        known = provider_health.known_of_trusted(manager)
+        for name in trusted:
+            health, reasons = known.get(name, ("NONE", []))
+            found[name] = ("TRUST_AUTHORITY", (worst([attested, health]), [*details, *reasons]))
     return dict(sorted(found.items()))
 
 
 async def of_attestation(context: Context) -> Verdict:
-    """How trusted key providers are on the host: they serve it while it is attested."""
+    """How the host is for trusted key providers, whichever: they serve it while it is attested."""
     seen = await look(context.manager, context.host, context.manager.settings.node_timeout)
     health = OF_ATTESTATION.get(seen.state, "ERROR")
     if health == "OK":

@@ -14,6 +14,7 @@ from trusted_infrastructure.manager.attestation_states import Seen, seconds_of
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host
 from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.operations.base_images import IMAGE_LIMIT
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, HostInput
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
@@ -287,7 +288,8 @@ async def get_base_image(context: Context, given: BaseImageInput) -> dict[str, A
     pairs = urlencode({name: value for name, value in query.items() if value is not None})
     path = f"{AGENT}/base-image" + (f"?{pairs}" if pairs else "")
     try:
-        return await ask(context.manager.nodes, context.host.name, "GET", path, dict[str, Any], timeout=LONG)
+        nodes, host = context.manager.nodes, context.host.name
+        return await ask(nodes, host, "GET", path, dict[str, Any], timeout=LONG, limit=IMAGE_LIMIT)
     except NodeError as error:
         raise ServiceUnavailable(str(error), error.host, reason=error.code) from None
 

@@ -93,7 +93,7 @@ class Completed(Structure, frozen=True):
 
 
 class CompromiseSpec(Structure, frozen=True):
-    """master_key_id: the new primary key; the one of now, where only earlier ones are compromised."""
+    """master_key_id: the new primary key."""
 
     master_key_id: Identifier
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
@@ -212,18 +213,16 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
     unknown = sorted(
         host for host, answer in answers.items() if isinstance(answer, NodeError) or answer.unreadable
     )
+    counts = {
+        host: Counter(key.primary_key_id for key in answer.keys if key.provider == name)
+        for host, answer in sorted(answers.items())
+        if not isinstance(answer, NodeError)
+    }
     found = [
         KeyInfo(
             key_id=key_id,
             state="CURRENT" if key_id == provider.key_id else "KEPT" if key_id in kept else "PREVIOUS",
-            hosts=[
-                HostUse(
-                    host=host,
-                    keys=sum((key.provider, key.primary_key_id) == (name, key_id) for key in answer.keys),
-                )
-                for host, answer in sorted(answers.items())
-                if not isinstance(answer, NodeError)
-            ],
+            hosts=[HostUse(host=host, keys=count[key_id]) for host, count in counts.items()],
             unknown=unknown,
         )
         for key_id in sorted(ids | kept)

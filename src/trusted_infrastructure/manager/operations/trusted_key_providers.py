@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import sqlalchemy as sql
 
-from trusted_infrastructure.manager import provider_registry, registrations, trusted_clusters
+from trusted_infrastructure.manager import (
+    crypto_events,
+    events,
+    provider_registry,
+    registrations,
+    trusted_clusters,
+)
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.database import trusted_key_providers as table
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
@@ -101,6 +107,20 @@ def only_group(connection: sql.Connection) -> str:
     return groups[0]
 
 
+def done(context: Context, connection: sql.Connection, name: str, operation: str, said: str) -> None:
+    """The event of a change, in its transaction."""
+    crypto_events.record(
+        context.manager,
+        events.CRYPTO_OPERATION,
+        f"The trusted key provider {name} {said}.",
+        operation=operation,
+        user=context.caller.user.name,
+        provider=name,
+        object_id=name,
+        connection=connection,
+    )
+
+
 async def create(context: Context, given: CreateInput) -> None:
     spec = given.spec
 
@@ -108,6 +128,7 @@ async def create(context: Context, given: CreateInput) -> None:
         provider_registry.check_new(connection, spec.provider)
         group = only_group(connection) if spec.group is None else spec.group
         connection.execute(table.insert().values(name=spec.provider, group_id=group))
+        done(context, connection, spec.provider, "create_provider", f"was registered, of group {group}")
         provider_registry.added(connection, spec.provider)
         if spec.default:
             provider_registry.make_default(context, connection, None, spec.provider)
@@ -127,9 +148,11 @@ async def update(context: Context, given: UpdateInput) -> None:
                 given.provider,
                 reason="is_default",
             )
-        if spec.group is not None:
+        if spec.group not in (None, before.group):
             row = table.update().where(table.c.name == given.provider)
             connection.execute(row.values(group_id=spec.group))
+            said = f"is of group {spec.group} now, not of {before.group}"
+            done(context, connection, given.provider, "update_provider", said)
         if spec.default:
             provider_registry.make_default(context, connection, None, given.provider)
 
@@ -142,6 +165,7 @@ async def delete(context: Context, given: ProviderInput) -> None:
     def remove(connection: sql.Connection) -> None:
         find(connection, given.provider)
         connection.execute(table.delete().where(table.c.name == given.provider))
+        done(context, connection, given.provider, "delete_provider", "was removed")
         without_default = provider_registry.removed(connection, given.provider)
         provider_registry.report_removal(context, connection, given.provider, without_default)
 

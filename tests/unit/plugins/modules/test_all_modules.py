@@ -85,6 +85,8 @@ def test_a_manager_that_does_not_answer(run_module: Any, name: str, monkeypatch:
             given[key] = values[argument["type"]]
     if "state" in arguments and "absent" in arguments["state"]["choices"]:
         given["state"] = "absent"
+    if name == "key":
+        given["key_id"] = "1"
     if name == "base_image":
         given["version"] = "1"
     if name == "tpm2_endorsement_key_replace":

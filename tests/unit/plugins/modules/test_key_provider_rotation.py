@@ -121,9 +121,7 @@ def test_what_is_left_is_named(found: dict[str, Any], words: str) -> None:
     [
         (rotation(), "4", (compromise("4"),), ["3"]),
         (rotation(previous("1")), "4", (compromise("4"),), ["1", "3"]),
-        # The one of now is good, the earlier ones are not.
-        (rotation(previous("1")), "3", (compromise("3"),), ["1"]),
-        (rotation(previous("1", compromised=True), previous("2")), "3", (compromise("3"),), ["1", "2"]),
+        (rotation(previous("1", compromised=True)), "4", (compromise("4"),), ["1", "3"]),
         (rotation(previous("1", HOST, compromised=True)), "3", (), ["1"]),
         (rotation(previous("1", compromised=True), behind=("ta2",)), "3", (compromise("3"),), ["1"]),
         (rotation(), "3", (), []),
@@ -141,6 +139,27 @@ def test_compromised(found: dict[str, Any], key_id: str, calls: tuple[Call, ...]
     # Once it is done, the same again is no change.
     done = {**rotation(*(previous(key, compromised=True) for key in keys)), "master_key_id": key_id}
     assert plan_compromised(BASE, "the provider", done, key_id).calls == ()
+
+
+@pytest.mark.parametrize(
+    "found, key_id",
+    [
+        # It has what was wrapped under 1 before.
+        (rotation(previous("1")), "3"),
+        (rotation(previous("1", compromised=True), previous("2")), "3"),
+        (rotation(previous("1"), behind=("ta2",)), "3"),
+        (rotation(previous("1", compromised=True)), "1"),
+    ],
+)
+def test_what_is_compromised_is_replaced_by_no_key_of_before(
+    run_module: Any, client: Any, found: dict[str, Any], key_id: str
+) -> None:
+    fake = client({("GET", BASE): found})
+    wanted = {"cluster": "one", "provider": "the provider", "state": "compromised", "primary_key_id": key_id}
+    for check in (True, False):
+        result = run_module("key_provider_rotation", fake, check=check, **wanted)
+        assert result["failed"] and "make a new one" in result["msg"]
+    assert fake.changes == []
 
 
 def test_the_module(run_module: Any, client: Any) -> None:

@@ -291,3 +291,38 @@ def test_a_file_that_is_no_image(run_module: Any, client: Any, tmp_path: Path, c
     given = {"cluster": "one", "name": "1", "path": str(tmp_path / "image")}
     result = run_module("pcr_policy", client({}), **given)
     assert (result["failed"], "is not a base image document" in result["msg"]) == (True, True)
+
+
+KEYS = "/trust/native-key-providers/the%20branch/keys"
+ROWS = [{"key_id": KEY, "state": "CURRENT"}, {"key_id": "a/b", "state": "KEPT"}]
+
+
+def test_an_earlier_key_is_removed(run_module: Any, client: Any) -> None:
+    one = ("DELETE", f"{KEYS}/a%2Fb")
+    given = {"provider": "the branch", "key_id": "a/b"}
+    for check, sent in ((True, []), (False, [Call(*one)])):
+        fake = client({("GET", KEYS): ROWS, one: None})
+        result = run_module("native_key_provider_key", fake, check=check, **given)
+        assert (result["changed"], result["diff"]) == (True, {"before": ROWS[1], "after": {}})
+        assert fake.changes == sent
+    fake = client({("GET", KEYS): ROWS, one: None})
+    run_module("native_key_provider_key", fake, **given, force=True)
+    assert fake.changes == [Call(*one, query=(("force", "true"),))]
+    fake = client({("GET", KEYS): ROWS[:1]})
+    assert run_module("native_key_provider_key", fake, **given, force=True)["changed"] is False
+
+
+@pytest.mark.parametrize("given", [{"key_id": "a/b", "state": "present"}, {}])
+def test_what_is_no_removal_of_a_key_is_refused(run_module: Any, client: Any, given: dict[str, Any]) -> None:
+    fake = client({("GET", KEYS): ROWS})
+    result = run_module("native_key_provider_key", fake, provider="the branch", **given)
+    assert (result["failed"], fake.calls) == (True, [])
+
+
+def test_keys_of_a_provider_that_is_not_there(run_module: Any, client: Any) -> None:
+    """To remove a key of it is an error: the name may be misspelt."""
+    fake = client({("GET", KEYS): ApiError("no such provider", "NOT_FOUND", 404)})
+    result = run_module("native_key_provider_key", fake, provider="the branch", key_id="a")
+    assert (result["failed"], result["error_type"]) == (True, "NOT_FOUND")
+    result = run_module("native_key_provider_keys_info", fake, provider="the branch")
+    assert (result["native_keys"], "no such provider" in str(result["warnings"])) == ([], True)
