@@ -98,8 +98,7 @@ class KeyProviderHosts:
         return provider_password.opened(self.opened(host, "password", "password")).password
 
 
-@pytest.fixture
-def authority(api: Api) -> Api:
+def with_provider(api: Api) -> Api:
     """With the Trust Authority Cluster "authority" of two hosts, and a provider."""
     api.ok("POST", "/trust/clusters", json={"name": "authority"})
     for name in ("ta1", "ta2"):
@@ -107,6 +106,11 @@ def authority(api: Api) -> Api:
     api.done("PATCH", BASE, json={"state": "ENABLE"})
     api.done("POST", PROVIDERS, json=SPEC)
     return api
+
+
+@pytest.fixture
+def authority(api: Api) -> Api:
+    return with_provider(api)
 
 
 @pytest.fixture

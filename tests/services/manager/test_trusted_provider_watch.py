@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from services.manager.harness import Api, Clock
-from services.manager.test_key_providers import authority as authority
-from services.manager.test_key_providers import report
+from services.manager.test_key_providers import report, with_provider
 
 from trusted_infrastructure.config.documents import KeyProvider
 from trusted_infrastructure.kmip import client_certificates
@@ -60,8 +59,8 @@ class Site:
 
 
 @pytest.fixture
-def site(authority: Api, clock: Clock) -> Site:
-    return Site(authority, clock)
+def site(api: Api, clock: Clock) -> Site:
+    return Site(with_provider(api), clock)
 
 
 def of_servers(health: str, **first: Any) -> list[dict[str, Any]]:
