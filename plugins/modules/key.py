@@ -65,7 +65,7 @@ EXAMPLES = r"""
 
 - name: Every host has it
   ansible.builtin.assert:
-    that: made.unreachable == []
+    that: made.unreachable_hosts == []
 
 - name: The machine is gone, and what it encrypted
   trusted.infrastructure.key:
@@ -95,7 +95,7 @@ key_id:
   type: str
   returned: with O(state=present), except where check mode predicts a new key
   sample: "100007"
-unreachable:
+unreachable_hosts:
   description: Messages of the hosts that a new key did not reach; they get it when they ask for it.
   type: list
   elements: dict
@@ -166,8 +166,9 @@ def made(planned: Plan, answers: list[t.Any]) -> dict[str, t.Any]:
     if planned.after is None:
         return {}
     known = {} if planned.changed else {"key_id": planned.after["key_id"]}
-    answered = {key: answers[0][key] for key in ("key_id", "unreachable")} if answers else known
-    return {"unreachable": [], **answered}
+    if not answers:
+        return {"unreachable_hosts": [], **known}
+    return {"unreachable_hosts": answers[0]["unreachable"], "key_id": answers[0]["key_id"]}
 
 
 def main() -> t.NoReturn:

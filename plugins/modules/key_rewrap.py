@@ -94,7 +94,7 @@ deep_recrypt:
   elements: dict
   returned: always
   sample: []
-unreachable:
+unreachable_hosts:
   description: Names of hosts that did not answer, or not to the end.
   type: list
   elements: str
@@ -123,7 +123,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 KEYS = "/trust/clusters/{cluster}/keys"
-LISTS = ("rewrapped", "left", "deep_recrypt", "unreachable")
+LISTS = ("rewrapped", "left", "deep_recrypt")
 SHOWN = ("host", "object_id", "key_id", "provider", "primary_key_id", "kek_id")
 
 Outcome: t.TypeAlias = "dict[str, t.Any]"
@@ -191,6 +191,8 @@ def main() -> t.NoReturn:
         "diff": {"before": shown(before["rewrapped"]), "after": shown(outcome["rewrapped"])},
         "counts": outcome["counts"],
         **{name: outcome[name] for name in LISTS},
+        # "unreachable" is Ansible's own word for a host that its connection does not reach.
+        "unreachable_hosts": outcome["unreachable"],
     }
     problem = shortcoming(outcome)
     if problem is not None and given["incomplete"] == "fail":

@@ -116,6 +116,7 @@ class Site:
         # The manager logs to the same place.
         result: dict[str, Any] = {"failed": False, **json.loads(output.getvalue().splitlines()[-1])}
         assert PASSWORD not in output.getvalue()
+        assert "unreachable" not in result, "Ansible takes it for a host that its connection does not reach"
         return result
 
     @contextlib.contextmanager

@@ -675,7 +675,7 @@ def keys_of_hosts(site: Site) -> None:
     assert "no key provider 'hr'" in site.refused("key_rewrap", **wanted, target="hr")
     site.api.nodes.down = {"host2"}
     assert "host2" in site.refused("key_rewrap", **wanted)
-    assert site.ok("key_rewrap", **wanted, incomplete="warn")["unreachable"] == ["host2"]
+    assert site.ok("key_rewrap", **wanted, incomplete="warn")["unreachable_hosts"] == ["host2"]
 
 
 def agents(site: Site) -> None:
@@ -900,7 +900,7 @@ def standard_keys(site: Site) -> None:
     assert "'sales'" in site.refused("key", **{**wanted, "provider": "sales"})
     with mock.patch.object(site.api.manager.key_servers, "ask", ask):
         result = site.converges("key", **wanted)
-    assert (result["key_id"], len(result["unreachable"])) == ("100/7", 2)
+    assert (result["key_id"], len(result["unreachable_hosts"])) == ("100/7", 2)
     site.stays("key", **{**wanted, "name": "another name of it"})
     (found,) = site.ok("key_info", providers=["finance"], in_use=True)["known_keys"]
     assert found["key_id"] == result["key_id"]

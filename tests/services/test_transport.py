@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
+import selectors
 import signal
 import socket
 import stat
@@ -152,7 +152,9 @@ class Begun:
         os.write(self._writing, b"x")
 
     def wait(self) -> None:
-        assert select.select([self._reading], [], [], 20)[0], "the request has not begun"
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reading, selectors.EVENT_READ)
+            assert selector.select(20), "the request has not begun"
 
     def close(self) -> None:
         os.close(self._reading)

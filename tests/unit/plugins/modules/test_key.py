@@ -62,7 +62,7 @@ def test_a_key_is_made(run_module: Any, client: Any, rows: list[Any]) -> None:
     result = run_module("key", fake, **WANTED)
     assert fake.changes == [MAKE]
     assert (result["changed"], result["key_id"]) == (True, "8")
-    assert [one["args"] for one in result["unreachable"]] == [["host3"]]
+    assert [one["args"] for one in result["unreachable_hosts"]] == [["host3"]]
     made = {"key_id": "<new>", **BODY, "state": "ACTIVE"}
     assert result["resource"] == predicted["resource"] == result["diff"]["after"] == made
     asked = next(call for call in fake.calls if call.path == KEYS)
@@ -83,7 +83,7 @@ def test_a_key_that_is_there_is_that_key(run_module: Any, client: Any, rows: lis
     fake = server(client, *rows)
     for check in (False, True):
         result = run_module("key", fake, check=check, **WANTED)
-        assert (result["changed"], result["key_id"], result["unreachable"]) == (False, key_id, [])
+        assert (result["changed"], result["key_id"], result["unreachable_hosts"]) == (False, key_id, [])
         assert result["diff"]["before"] == result["diff"]["after"] == result["resource"]
     assert fake.changes == []
 

@@ -74,7 +74,8 @@ def test_what_is_done(
     assert (result["changed"], result.get("failed", False)) == (changed, failed)
     assert len(fake.changes) == sent
     last = rewrap if sent else query
-    for name in ("rewrapped", "left", "deep_recrypt", "unreachable", "counts"):
+    assert result["unreachable_hosts"] == last["unreachable"]
+    for name in ("rewrapped", "left", "deep_recrypt", "counts"):
         assert result[name] == last[name]
 
 
