@@ -18,6 +18,10 @@ class Auditor:
         self._service = service
         self._clock = clock
 
+    def close(self) -> None:
+        """Close the log. Who decides something after that is refused."""
+        self._log.close()
+
     async def record(
         self,
         operation: AnyOperation,

@@ -96,6 +96,7 @@ async def close(manager: Manager) -> None:
     await manager.nodes.close()
     manager.key_servers.close()
     manager.database.close()
+    manager.auditor.close()
 
 
 def run(settings_path: Path) -> None:
