@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from services.manager.harness import PASSWORD, FakeNodes, write_users
+from services.manager.harness import PASSWORD, FakeNodes, settings_in, write_users
 from services.side_authority import SideAuthority
 
 from trusted_infrastructure.manager import events, service
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.settings import ManagerSettings
 
 
 class Site:
@@ -44,20 +43,7 @@ class Site:
 
     def open(self) -> Manager:
         """The manager's parts."""
-        directory = self.directory
-        settings = ManagerSettings(
-            side="workload",
-            host="manager",
-            public_names=["manager.example"],
-            database=f"sqlite:///{directory / 'manager.db'}",
-            side_ca=directory / "ca.pem",
-            client_certificate=directory / "client.pem",
-            client_key=directory / "client.key",
-            run_directory=directory,
-            state_directory=directory,
-            users=directory / "users.json",
-        )
-        return service.build(settings, FakeNodes())
+        return service.build(settings_in(self.directory, "workload"), FakeNodes())
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[Manager]:

@@ -86,11 +86,7 @@ def answer_of(response: httpx.Response, peer: str, limit: int = UNTYPED_LIMIT) -
     `answer_refused` for what is too large.
     """
     if len(response.content) > limit:
-        raise Unavailable(
-            AnswerRefused.code,
-            f"{peer} gave an answer of more than {limit} bytes",
-            f"look at what answers at {peer}: no service of this release does that",
-        )
+        raise _refused(peer, f"gave an answer of more than {limit} bytes")
     check_success(response, peer)
     answer = _json(response)
     if answer is None:
@@ -122,6 +118,14 @@ def _json(response: httpx.Response) -> Any:
         return None
 
 
+def _refused(peer: str, text: str) -> Unavailable:
+    return Unavailable(
+        AnswerRefused.code,
+        f"{peer} {text}",
+        f"look at what answers at {peer}: no service of this release does that",
+    )
+
+
 def _not_ours(response: httpx.Response, peer: str) -> Unavailable:
     return Unavailable(
         "peer_answer_invalid",
@@ -134,11 +138,7 @@ def unreachable(peer: str, error: httpx.HTTPError) -> Unavailable:
     """A connection's failure as a refusal; says what kind it was, and an expired certificate by its name."""
     text = str(error)
     if isinstance(error, AnswerRefused):
-        return Unavailable(
-            error.code,
-            f"{peer} {text}",
-            f"look at what answers at {peer}: no service of this release does that",
-        )
+        return _refused(peer, text)
     if "certificate has expired" in text:
         return Unavailable(
             "certificate_expired", f"the TLS certificate of {peer} has expired", f"renew it: {peer}"

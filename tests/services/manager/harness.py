@@ -189,12 +189,9 @@ def write_users(path: Path, entries: list[dict[str, Any]]) -> None:
     path.write_bytes(msgspec.json.encode({"users": complete}))
 
 
-@contextlib.contextmanager
-def open_api(directory: Path, side: Side, nodes: FakeNodes, clock: Clock, **options: Any) -> Iterator[Api]:
-    """A manager with its files in a directory, and an administrator who is logged in."""
-    write_users(directory / "users.json", [{"name": "administrator", "privileges": ["*"]}])
-    real_nodes: Nodes = options.pop("real_nodes", nodes)
-    settings = ManagerSettings(
+def settings_in(directory: Path, side: Side, **options: Any) -> ManagerSettings:
+    """Settings of a manager with all its files in one directory."""
+    return ManagerSettings(
         side=side,
         host="manager",
         public_names=["manager.example"],
@@ -207,8 +204,15 @@ def open_api(directory: Path, side: Side, nodes: FakeNodes, clock: Clock, **opti
         users=directory / "users.json",
         **options,
     )
+
+
+@contextlib.contextmanager
+def open_api(directory: Path, side: Side, nodes: FakeNodes, clock: Clock, **options: Any) -> Iterator[Api]:
+    """A manager with its files in a directory, and an administrator who is logged in."""
+    write_users(directory / "users.json", [{"name": "administrator", "privileges": ["*"]}])
+    real_nodes: Nodes = options.pop("real_nodes", nodes)
     with asyncio.Runner() as runner:
-        manager = service.build(settings, real_nodes, clock)
+        manager = service.build(settings_in(directory, side, **options), real_nodes, clock)
         api = Api(manager, runner, nodes)
         api.login()
         yield api
