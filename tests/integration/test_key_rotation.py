@@ -210,14 +210,16 @@ def test_a_rotation_with_restarts_between_all_steps(authority: TrustAuthority, s
 def test_no_request_is_lost_while_servers_stop_and_come_back(
     authority: TrustAuthority, servers: Servers
 ) -> None:
-    """Hosts ask all the time, half of them a service that has nothing in memory; so does the background."""
+    """A host asks as often as it may, half of the time a service that has nothing in memory; so does the
+    background."""
     wrapped = use(authority, "1001")
+    pace = 1 / service_settings(authority.folder).requests_per_second
     codes: list[str] = []
     end = threading.Event()
 
     def ask() -> None:
         number = 0
-        while not end.is_set():
+        while not end.wait(pace):
             number += 1
             if number % 2:
                 forget(authority)

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,12 +109,12 @@ def test_an_agent_that_dies_leaves_no_key(host: KeyHost, death: signal.Signals) 
 
 def opened(host: KeyHost, key_id: str) -> bytes:
     """The key, which comes when the agent has unsealed the provider."""
-    for _attempt in range(200):
-        answer = host.use("POST", "get", {"key_id": key_id})
-        if "key" in answer:
-            return base64.b64decode(answer["key"])
+    end = time.monotonic() + 20
+    while "key" not in (answer := host.use("POST", "get", {"key_id": key_id})):
         assert answer["error"]["code"] in ("provider_unknown", "native_provider_locked"), answer
-    raise AssertionError(answer)
+        assert time.monotonic() < end, answer
+        time.sleep(0.02)
+    return base64.b64decode(answer["key"])
 
 
 # ---- the search finds what is there -----------------------------------------------------------------------
