@@ -139,7 +139,7 @@ native_provider_keys = sql.Table(
 )
 
 native_removed_keys = sql.Table(
-    "native_removed_keys",  # previous keys that were removed on purpose: a host that still has one forgets it
+    "native_removed_keys",  # keys that were removed on purpose: a host that still has one forgets it
     metadata,
     sql.Column("provider", sql.String(200), primary_key=True),
     sql.Column("key_id", sql.String(36), primary_key=True),

@@ -13,6 +13,7 @@ import msgspec
 
 from trusted_infrastructure.key_delivery import (
     MAX_OBJECTS,
+    MAX_PAGE,
     KeyRecord,
     KeyRecords,
     LeftKey,
@@ -35,6 +36,15 @@ EVENTS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
+class Use:
+    """What a host keeps under the primary keys of a provider. counts: id of a primary key -> keys of objects.
+    complete: there are no further ones."""
+
+    counts: Counter[str]
+    complete: bool
+
+
+@dataclass(frozen=True)
 class Rewrapped:
     """What came of a request at one host. failure: why nothing, or nothing more, was done there."""
 
@@ -43,12 +53,41 @@ class Rewrapped:
     failure: NodeError | None = None
 
 
-async def keys_of(manager: Manager, host: Host, after: str, limit: int) -> list[KeyRecord]:
+async def page(manager: Manager, host: Host, after: str, limit: int = MAX_PAGE) -> KeyRecords:
     """The keys that a host keeps, by their ids: those after one, at most `limit`. Raises NodeError."""
     path = f"{KEYS}?{urlencode({'after': after, 'limit': limit})}"
-    found = (await ask(manager.nodes, host.name, "GET", path, KeyRecords)).keys
+    found = await ask(manager.nodes, host.name, "GET", path, KeyRecords)
     # Whatever the host says: who reads on with the last one must get on.
-    return sorted((key for key in found if key.key_id > after), key=lambda key: key.key_id)[:limit]
+    later = sorted((key for key in found.keys if key.key_id > after), key=lambda key: key.key_id)
+    return msgspec.structs.replace(found, keys=later[:limit])
+
+
+async def use_of(manager: Manager, host: Host, provider: str) -> Use:
+    """What a host keeps under the primary keys of a provider, read page by page. Raises NodeError."""
+    counts: Counter[str] = Counter()
+    unreadable, read, after = 0, 0, ""
+    while read < MOST_KEYS:
+        found = await page(manager, host, after)
+        counts.update(key.primary_key_id or "" for key in found.keys if key.provider == provider)
+        unreadable = max(unreadable, found.unreadable)
+        if len(found.keys) < MAX_PAGE:
+            return Use(counts, complete=not unreadable)
+        read += len(found.keys)
+        after = found.keys[-1].key_id
+    return Use(counts, complete=False)
+
+
+async def use_of_all(manager: Manager, hosts: Sequence[Host], provider: str) -> dict[str, Use]:
+    """The same of several hosts at once, by name of those hosts that answer."""
+
+    async def one(host: Host) -> Use | None:
+        try:
+            return await use_of(manager, host, provider)
+        except NodeError:
+            return None
+
+    uses = await asyncio.gather(*(one(host) for host in hosts))
+    return {host.name: use for host, use in zip(hosts, uses, strict=True) if use is not None}
 
 
 async def rewrap(

@@ -4,7 +4,8 @@
 Rules
 1. A provider has one current key derivation key (KDK, 32 bytes) and any number of previous ones: a new key id
    is a new KDK, the old one goes on opening what hosts wrapped under it until it is removed. Ids of removed
-   ones are kept: hosts keep what they are not told to forget, as this database may be an old backup.
+   ones are kept, also those of a removed provider, of which a host that was off has them still: hosts keep
+   what they are not told to forget, as this database may be an old backup.
 2. A provider is usable, and pushed to hosts, from its first backup on: what nobody can restore encrypts
    nothing. A new key of a usable provider is used at once, and wants a backup of its own.
 3. `tpm_required` is said when a provider is made or imported, and stays.
@@ -120,8 +121,12 @@ def add(
     keys: Mapping[str, bytes],
     now: int,
 ) -> None:
-    """A new provider with its keys (key id -> 32 bytes). The caller has checked that the name is free."""
+    """A new provider with its keys (key id -> 32 bytes); a backup may bring back what was removed. The caller
+    has checked that the name is free."""
     connection.execute(native_key_providers.insert().values(**provider.__dict__))
+    table = native_removed_keys
+    back = (table.c.provider == provider.name) & table.c.key_id.in_(list(keys))
+    connection.execute(table.delete().where(back))
     for key_id, secret in keys.items():
         add_key(connection, secrets, provider.name, key_id, secret, now)
 
@@ -176,17 +181,22 @@ def remove_key(connection: sql.Connection, provider: Provider, key_id: str) -> N
             key_id,
             reason="native_key_current",
         )
+    forget_key(connection, provider.name, key_id)
+
+
+def forget_key(connection: sql.Connection, name: str, key_id: str) -> None:
+    """Deletes a key, and remembers that this was meant."""
     table = native_provider_keys
-    connection.execute(table.delete().where((table.c.provider == provider.name) & (table.c.key_id == key_id)))
-    if key_id not in removed_keys(connection, provider.name):
-        connection.execute(native_removed_keys.insert().values(provider=provider.name, key_id=key_id))
+    connection.execute(table.delete().where((table.c.provider == name) & (table.c.key_id == key_id)))
+    if key_id not in removed_keys(connection, name):
+        connection.execute(native_removed_keys.insert().values(provider=name, key_id=key_id))
 
 
 def remove(connection: sql.Connection, name: str) -> None:
     """Removes a provider and its keys. Raises NotFound."""
-    find(connection, name)
-    for table in (native_provider_keys, native_removed_keys):
-        connection.execute(table.delete().where(table.c.provider == name))
+    provider = find(connection, name)
+    for key_id in check_values(connection, provider):
+        forget_key(connection, name, key_id)
     connection.execute(native_key_providers.delete().where(native_key_providers.c.name == name))
 
 

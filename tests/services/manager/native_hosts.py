@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from services.manager.harness import FakeNodes
@@ -57,6 +57,11 @@ class Agent:
         )
         self.states[provider] = state
 
+    def page(self, after: str, limit: str) -> KeyRecords:
+        """Keys of objects: those after one."""
+        later = sorted((key for key in self.records if key.key_id > after), key=lambda key: key.key_id)
+        return KeyRecords(keys=later[: int(limit)], unreadable=self.unreadable)
+
     def receive(self, content: Any) -> NativeProviderState:
         push = msgspec.json.decode(msgspec.json.encode(content), type=NativeProviderPush)
         if self.refuses or (push.tpm_required and not self.tpm):
@@ -104,7 +109,8 @@ class NativeHosts(FakeNodes):
     async def call(
         self, host: str, method: str, path: str, content: Any = None, timeout: float | None = None
     ) -> bytes:
-        part = path.removeprefix(f"{AGENT}/").split("/")
+        url = urlsplit(path)
+        part = url.path.removeprefix(f"{AGENT}/").split("/")
         if host in self.down or part[0] not in {"native-providers", "key-delivery", "keys"}:
             return await super().call(host, method, path, content, timeout)
         self.calls.append((host, method, path))
@@ -113,7 +119,7 @@ class NativeHosts(FakeNodes):
             if part[0] == "key-delivery":
                 return msgspec.json.encode(agent.target())
             if part[0] == "keys":
-                return msgspec.json.encode(KeyRecords(keys=agent.records, unreadable=agent.unreadable))
+                return msgspec.json.encode(agent.page(**dict(parse_qsl(url.query, keep_blank_values=True))))
             if method == "POST":
                 return msgspec.json.encode(agent.receive(content))
             if method == "DELETE":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,37 @@ def test_what_only_hosts_have_is_listed_and_can_be_removed(manager: Api, hosts: 
         assert hosts.agent(name).keys["branch"] == {KEY_ID: SECRET}
     assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "OK"
     assert [key["state"] for key in manager.ok("GET", KEYS)] == ["CURRENT"]
+
+
+def test_a_provider_of_the_same_name_takes_no_deleted_keys_over(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    hosts.down = {"host2"}
+    assert manager.request("DELETE", f"{PROVIDERS}/branch").status_code == 204
+    create(manager, native_spec={})
+    backup(manager)
+    hosts.down = set()
+    assert set(hosts.agent("host2").keys["branch"]) == {KEY_ID, OTHER_ID}
+    maintained(manager)
+    current = manager.ok("GET", KEYS)[0]["key_id"]
+    assert current not in {KEY_ID, OTHER_ID}
+    for name in ("host1", "host2"):
+        assert set(hosts.agent(name).keys["branch"]) == {current}
+    assert set(hosts.agent("host2").pushes[-1].removed) == {KEY_ID, OTHER_ID}
+    assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "OK"
+
+
+def test_a_backup_brings_the_keys_of_a_deleted_provider_back(manager: Api, hosts: NativeHosts) -> None:
+    content = usable(manager)
+    hosts.down = {"host2"}
+    assert manager.request("DELETE", f"{PROVIDERS}/branch").status_code == 204
+    body = {"config": base64.b64encode(content).decode()}
+    manager.ok("POST", f"{PROVIDERS}?action=import", json=body)
+    hosts.down = set()
+    maintained(manager)
+    for name in ("host1", "host2"):
+        assert hosts.agent(name).keys["branch"] == {KEY_ID: SECRET}
+        assert hosts.agent(name).pushes[-1].removed == []
 
 
 # ---- PCR policies

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from services.manager.harness import Api, Clock
 from services.manager.native_calls import (
     HOSTS,
@@ -30,7 +31,8 @@ from services.manager.native_calls import (
 )
 from services.manager.native_hosts import NativeHosts
 
-from trusted_infrastructure.manager import events, native_push
+from trusted_infrastructure.key_delivery import MAX_PAGE
+from trusted_infrastructure.manager import events, host_keys, native_push
 from trusted_infrastructure.wrapping import check_value
 
 # ---- refusals first
@@ -165,6 +167,33 @@ def test_a_previous_key_is_removed_when_nothing_is_under_it(manager: Api, hosts:
     # Its id is not used again: hosts are told that it was removed.
     answer = manager.request("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": KEY_ID}})
     assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "native_key_used")
+
+
+def test_a_key_is_in_use_wherever_in_the_list_it_is(manager: Api, hosts: NativeHosts) -> None:
+    usable(manager)
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    records = [replace(record(OTHER_ID), key_id=f"dek{number:05}") for number in range(2 * MAX_PAGE)]
+    last = replace(record(KEY_ID), key_id="dek99999")
+    hosts.agent("host1").records = [last, *reversed(records)]
+    assert [key["hosts"][0]["keys"] for key in manager.ok("GET", KEYS)] == [2 * MAX_PAGE, 1]
+    answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    hosts.agent("host1").records = records
+    manager.ok("DELETE", f"{KEYS}/{KEY_ID}")
+
+
+def test_a_list_without_end_is_none(
+    manager: Api, hosts: NativeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable(manager)
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    monkeypatch.setattr(host_keys, "MOST_KEYS", 2 * MAX_PAGE)
+    hosts.agent("host1").records = [
+        replace(record(OTHER_ID), key_id=f"dek{number:05}") for number in range(2 * MAX_PAGE)
+    ]
+    assert manager.ok("GET", KEYS)[1]["unknown"] == ["host1"]
+    answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
 
 
 def test_a_removed_key_leaves_a_host_that_was_away(manager: Api, hosts: NativeHosts) -> None:

@@ -134,10 +134,10 @@ class RewrapResult(Structure, frozen=True):
 
 async def list_keys(context: Context, given: ListInput) -> list[KeyInfo]:
     try:
-        records = await host_keys.keys_of(context.manager, context.host, given.after or "", given.limit)
+        found = await host_keys.page(context.manager, context.host, given.after or "", given.limit)
     except NodeError as error:
         raise ServiceUnavailable(str(error), error.host, reason=error.code) from None
-    return [info_of(context.host, record) for record in records]
+    return [info_of(context.host, record) for record in found.keys]
 
 
 async def query(context: Context, given: RewrapInput) -> RewrapResult:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
-from trusted_infrastructure.key_delivery import KeyRecords
 from trusted_infrastructure.manager import (
     crypto_events,
     events,
+    host_keys,
     native_downloads,
     native_providers,
     native_push,
@@ -21,7 +20,7 @@ from trusted_infrastructure.manager import (
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host, all_hosts
 from trusted_infrastructure.manager.native_downloads import Backup
-from trusted_infrastructure.manager.nodes import NodeError, ask_all
+from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.operations import crypto_manager, crypto_manager_backups
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
 from trusted_infrastructure.manager.vapi.download import Download
@@ -37,7 +36,6 @@ from trusted_infrastructure.manager.vapi.structure import Identifier, Structure
 MEDIA_TYPE = "application/x-pkcs12"
 SERVICE = f"{TRUST}.native_key_providers"
 PATH = f"{TRUST_PATH}/native-key-providers/{{provider}}/keys"
-KEYS = "/agent/manage/v1/keys"
 # Seconds in which a connection that broke under the file is noticed.
 NOTICED = 0.01
 ID_LENGTH = 32  # of a backup, in the audit log: what is longer is none
@@ -209,20 +207,13 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
     states = (await native_push.states_of_all(manager, hosts)).values() if provider.usable else ()
     held = [found[name].keys for found in states if not isinstance(found, NodeError) and name in found]
     kept = set().union(*held) - ids - removed
-    answers = await ask_all(manager.nodes, [host.name for host in hosts], "GET", KEYS, KeyRecords)
-    unknown = sorted(
-        host for host, answer in answers.items() if isinstance(answer, NodeError) or answer.unreadable
-    )
-    counts = {
-        host: Counter(key.primary_key_id for key in answer.keys if key.provider == name)
-        for host, answer in sorted(answers.items())
-        if not isinstance(answer, NodeError)
-    }
+    uses = await host_keys.use_of_all(manager, hosts, name)
+    unknown = sorted(host.name for host in hosts if host.name not in uses or not uses[host.name].complete)
     found = [
         KeyInfo(
             key_id=key_id,
             state="CURRENT" if key_id == provider.key_id else "KEPT" if key_id in kept else "PREVIOUS",
-            hosts=[HostUse(host=host, keys=count[key_id]) for host, count in counts.items()],
+            hosts=[HostUse(host=host, keys=use.counts[key_id]) for host, use in sorted(uses.items())],
             unknown=unknown,
         )
         for key_id in sorted(ids | kept)
