@@ -43,8 +43,6 @@ KINDS = {
 }
 FIELDS = ("name", "kind", "attestation", "reason", "base_image", "attested_until", "key_check")
 KMIP_PORT = 5696
-# Anybody may read the keys of the two services of a Trust Authority host.
-SERVICES = {"Attestation Service": "/attestation/v1/keys", "Key Provider Service": "/kms/v1/keys"}
 TIMEOUT = 10
 # Certificates live 90 days and are renewed after 60; one that has less than this left was missed.
 SOON = 14 * 86400

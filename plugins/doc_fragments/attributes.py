@@ -11,7 +11,10 @@ class ModuleDocFragment:
 attributes:
   check_mode:
     support: full
-    description: Says what would change, and changes nothing.
+    description:
+      - Says what would change, and changes nothing. Where what can be read tells that the server will refuse it, check mode
+        fails as well; where an earlier task of the same run may clear the way, it warns. Values are judged by the server
+        when they are sent.
   diff_mode:
     support: full
     description: Shows the resource before and after; secrets never show.

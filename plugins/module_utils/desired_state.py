@@ -9,6 +9,7 @@ A plan is data: the calls to send, and what the resource is before and after the
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 State: t.TypeAlias = "t.Mapping[str, t.Any] | None"
-# What `state` is where a task wants something gone.
-GONE = ("absent", "disabled")
+# What `state` is where a task wants something gone: a rotation is, when it is complete.
+GONE = ("absent", "disabled", "complete")
 # What reading an answer raises that lacks what the API says.
 UNKNOWN_ANSWER = (KeyError, IndexError, TypeError, AttributeError)
 
@@ -32,12 +33,17 @@ class Plan:
     """before, after: what the resource is, without secrets; None when absent. calls: how to get from one to the other.
 
     undo: what puts `before` back when a call fails after the first; for resources that can only be replaced.
+    refused: what the server will say to the calls, where what was read tells so, whatever other tasks do. Check mode
+    fails with it. hindered: what it would say as things are, where an earlier task of the same run may clear the way.
+    Check mode warns of it. Outside of check mode the server decides.
     """
 
     before: State
     after: State
     calls: tuple[Call, ...] = ()
     undo: tuple[Call, ...] = ()
+    refused: ApiError | None = None
+    hindered: ApiError | None = None
 
     @property
     def changed(self) -> bool:
@@ -67,8 +73,10 @@ def run(
     read: t.Callable[[ManagementClient], t.Any],
     plan: t.Callable[[t.Any], Plan],
     result: t.Callable[[Plan, list[t.Any]], dict[str, t.Any]] = lambda _plan, _answers: {},
+    parameters: t.Mapping[str, str] | None = None,
 ) -> t.NoReturn:
     """Read, plan, carry out, exit. result: what to return beside the plan, made of the plan and the answers of its calls.
+    parameters: see `in_words_of_task`.
 
     In check mode, what the resource belongs to (its cluster, its provider) may be missing: the same run would have
     made it. Then the resource is absent. Outside of check mode that is an error, also where the resource is to be
@@ -86,8 +94,10 @@ def run(
             planned = plan(found)
             if not module.check_mode:
                 _carry_out(client, planned, answers)
+            else:
+                _foresee(module, planned)
     except ApiError as error:
-        _fail(module, error, changed=bool(answers))
+        _fail(module, in_words_of_task(error, parameters or {}), changed=bool(answers))
     except UNKNOWN_ANSWER as error:
         _not_understood(module, error)
     module.exit_json(
@@ -116,6 +126,24 @@ def inform(
     except UNKNOWN_ANSWER as error:
         _not_understood(module, error)
     module.exit_json(changed=False, **(found if key is None else {key: found}))
+
+
+def in_words_of_task(error: ApiError, parameters: t.Mapping[str, str]) -> ApiError:
+    """The error with the name of the parameter before that of the field, where they differ: `primary_key_id
+    (spec.master_key_id): ...`. parameters: field of the API -> parameter of the module."""
+    text = str(error)
+    for field, parameter in parameters.items():
+        place = rf"(?:(?<= )|^)((?:[\w.]+\.)?{field}(?:[.[][\w.\[\]]*)?): "
+        text = re.sub(place, rf"{parameter} (\1): ", text, count=1)
+    return ApiError(text, error.error_type, error.status)
+
+
+def _foresee(module: AnsibleModule, planned: Plan) -> None:
+    """What check mode says of the server's answers. Raises ApiError for a refusal that is certain."""
+    if planned.refused is not None:
+        raise planned.refused
+    if planned.hindered is not None:
+        module.warn(f"As things are now, the server refuses this: {planned.hindered}")
 
 
 def _carry_out(client: ManagementClient, planned: Plan, answers: list[t.Any]) -> None:

@@ -20,7 +20,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 
 RESOURCE = "/trust/standard-key-providers"
-FIELDS = ("provider", "description", "connection_timeout", "has_credential")
+FIELDS = ("provider", "description", "connection_timeout", "has_credential", "keys")
 
 
 def read(client: ManagementClient, name: str) -> dict[str, t.Any] | None:

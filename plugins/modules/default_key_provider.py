@@ -122,6 +122,7 @@ def main() -> t.NoReturn:
         module,
         lambda client: read(client, module.params["cluster"]),
         lambda found: plan(found, wanted),
+        parameters={"provider": "name"},
     )
 
 

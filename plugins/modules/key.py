@@ -43,7 +43,7 @@ options:
   force:
     description:
       - Forget the key although it is put to use for an object. What it encrypts cannot be opened after hosts restart.
-      - Without it, such a key is refused.
+      - Without it, such a key is refused; check mode warns of it.
     type: bool
     default: false
   state:
@@ -112,11 +112,11 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import (
     Plan,
-    State,
     cluster_id,
     run,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
     Call,
     ManagementClient,
     path,
@@ -126,10 +126,11 @@ RESOURCE = "/trust/keys"
 NEW = "<new>"
 OBJECT = ("cluster", "component", "name", "identifier")
 SHOWN = ("key_id", "provider", *OBJECT, "state")
+Row: t.TypeAlias = "t.Mapping[str, t.Any]"
 
 
-def read(client: ManagementClient, given: t.Mapping[str, t.Any]) -> tuple[str, State]:
-    """Id of the cluster ("" where none is asked for), and the key, or None."""
+def read(client: ManagementClient, given: t.Mapping[str, t.Any]) -> tuple[str, Row | None]:
+    """Id of the cluster ("" where none is asked for), and the key as the API gives it, or None."""
     query = (("providers", given["provider"]),)
     if given["state"] == "absent":
         rows = client.rows(Call("GET", RESOURCE, query=query), "provider", "key_id")
@@ -141,24 +142,32 @@ def read(client: ManagementClient, given: t.Mapping[str, t.Any]) -> tuple[str, S
     return cluster, found([row for row in rows if all(row[name] == given[name] for name in same)])
 
 
-def found(rows: t.Sequence[t.Mapping[str, t.Any]]) -> State:
+def found(rows: t.Sequence[Row]) -> Row | None:
     """The active key that was made last; else the last of all. None of none."""
-    if not rows:
-        return None
-    row = max(rows, key=lambda one: (one["state"] == "ACTIVE", one["created"]))
-    return {name: row[name] for name in SHOWN}
+    return max(rows, key=lambda one: (one["state"] == "ACTIVE", one["created"]), default=None)
 
 
-def plan(cluster: str, current: State, given: t.Mapping[str, t.Any]) -> Plan:
-    """The call that makes or forgets the key. cluster: id."""
+def plan(cluster: str, key: Row | None, given: t.Mapping[str, t.Any]) -> Plan:
+    """The call that makes or forgets the key. cluster: id. key: as the API gives it."""
+    current = None if key is None else {name: key[name] for name in SHOWN}
     if given["state"] == "absent":
         query = (("provider", given["provider"]), *((("force", "true"),) if given["force"] else ()))
         call = Call("DELETE", RESOURCE + path("/{id}", id=given["key_id"]), query=query)
-        return Plan(current, None, (call,) if current else ())
+        hindered = None if key is None or given["force"] else refusal(key)
+        return Plan(current, None, (call,) if current else (), hindered=hindered)
     if current is not None:
         return Plan(current, current)
     wanted = {"provider": given["provider"], **{name: given[name] for name in OBJECT}, "cluster": cluster}
     return Plan(None, {"key_id": NEW, **wanted, "state": "ACTIVE"}, (Call("POST", RESOURCE, wanted),))
+
+
+def refusal(key: Row) -> ApiError | None:
+    """What the manager says to forgetting it without force: a key that is put to use stays."""
+    if key.get("used_since") is None:
+        return None
+    use = ", ".join(key[name] for name in ("component", "name", "identifier") if key[name])
+    text = f"the key {key['key_id']} is put to use for the object {use!r}: give it another key first, or use force"
+    return ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400)
 
 
 def made(planned: Plan, answers: list[t.Any]) -> dict[str, t.Any]:

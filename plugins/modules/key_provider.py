@@ -32,7 +32,7 @@ options:
       - Another one than before rotates the primary key. Every key server is asked for it first; if one lacks it, or
         it is not active there, nothing is rotated. From then on it wraps, and the key before still opens what it
         wrapped, until M(trusted.infrastructure.key_provider_rotation) gives it up. Until then there is no other
-        rotation.
+        rotation; check mode warns of it.
     type: str
   servers:
     description: All key servers of the provider; they hold the same keys. Needed with O(state=present).
@@ -151,6 +151,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers
     wanted_servers,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
     Call,
     ManagementClient,
     path,
@@ -159,17 +160,27 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 RESOURCE = "/vcenter/trusted-infrastructure/trust-authority-clusters/{cluster}/kms/providers"
 # Where the API has what is set: beside the key server, or in it.
 FIELDS = ("master_key_id", "required_userspace")
+PARAMETERS = {"provider": "name", "master_key_id": "primary_key_id", "username": "kmip_username"}
 SERVER_FIELDS = ("description", "connection_timeout", "proxy_server")
 
 
-def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]:
-    """Path of the collection, and the provider or None, in the form of `wanted_of`."""
+class Found(t.NamedTuple):
+    """base: path of the collection. current: the provider or None, in the form of `wanted_of`. previous: ids of its
+    earlier primary keys; while there are any, there is no other rotation. A vCenter Server does not tell them."""
+
+    base: str
+    current: State
+    previous: t.Sequence[str] = ()
+
+
+def read(client: ManagementClient, cluster: str, name: str) -> Found:
+    """The provider."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
     found = client.find(Call("GET", base + path("/{name}", name=name), task=True))
     if found is None:
-        return base, None
+        return Found(base, None)
     server, kmip = found["key_server"], found["key_server"].get("kmip_server") or {}
-    return base, {
+    current = {
         "provider": name,
         "master_key_id": found["master_key_id"],
         "servers": known_servers(kmip.get("servers") or []),
@@ -179,6 +190,7 @@ def read(client: ManagementClient, cluster: str, name: str) -> tuple[str, State]
         "proxy_server": known_proxy(server.get("proxy_server")),
         "required_userspace": found.get("required_userspace"),
     }
+    return Found(base, current, found.get("previous_master_key_ids") or ())
 
 
 def specification(provider: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -193,8 +205,17 @@ def specification(provider: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return body
 
 
-def plan(base: str, current: State, wanted: State, name: str) -> Plan:
+def refusal(found: Found, name: str) -> ApiError | None:
+    """What the manager says to another primary key."""
+    if not found.previous:
+        return None
+    text = f"{name} is being rotated from {', '.join(found.previous)}: complete that first, with key_provider_rotation"
+    return ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE")
+
+
+def plan(found: Found, wanted: State, name: str) -> Plan:
     """Create, patch what differs, or delete. wanted: None for absent; its entries that are None are left alone."""
+    base, current = found.base, found.current
     if wanted is None:
         delete = Call("DELETE", base + path("/{name}", name=name), task=True)
         return Plan(current, None, (delete,) if current else ())
@@ -206,7 +227,8 @@ def plan(base: str, current: State, wanted: State, name: str) -> Plan:
     if not different:
         return Plan(current, current)
     patch = Call("PATCH", base + path("/{name}", name=name), specification(different), task=True)
-    return Plan(current, {**current, **different}, (patch,))
+    hindered = refusal(found, name) if "master_key_id" in different else None
+    return Plan(current, {**current, **different}, (patch,), hindered=hindered)
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> State:
@@ -247,7 +269,8 @@ def main() -> t.NoReturn:
     run(
         module,
         lambda client: read(client, module.params["cluster"], name),
-        lambda found: plan(found[0], found[1], wanted, name),
+        lambda found: plan(found, wanted, name),
+        parameters=PARAMETERS,
     )
 
 

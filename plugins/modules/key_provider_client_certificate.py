@@ -16,6 +16,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With O(force=true) each run changes something.
 options:
   cluster:
     description: Name or id of the Trust Authority Cluster.

@@ -17,6 +17,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With V(always) each run sends the password, and with V(unhealthy) each one while the provider is not healthy (O(update)).
 options:
   cluster:
     description: Name or id of the Trust Authority Cluster.
@@ -124,6 +128,7 @@ def main() -> t.NoReturn:
         module,
         lambda client: read(client, module.params["cluster"], module.params["provider"]),
         lambda found: plan(found[0], found[1], password, update),
+        parameters={"credential": "kmip_password"},
     )
 
 

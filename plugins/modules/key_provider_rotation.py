@@ -245,6 +245,7 @@ def main() -> t.NoReturn:
         lambda client: read(client, params["cluster"], params["provider"]),
         plan,
         lambda _plan, answers: outcome(answers),
+        {"master_key_id": "primary_key_id"},
     )
 
 

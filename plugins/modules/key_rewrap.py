@@ -22,6 +22,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With O(replace=true) each run changes something.
 options:
   cluster:
     description: Name or id of the cluster whose hosts are asked.

@@ -80,6 +80,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     run,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
     Call,
     ManagementClient,
     path,
@@ -90,18 +91,19 @@ ONE = RESOURCE + "/{name}"
 MEMBER = ONE + "/members/{user}"
 
 
-def read(client: ManagementClient, name: str) -> tuple[State, set[str]]:
-    """The group, or None; and those of its members whom the inventory puts in."""
+def read(client: ManagementClient, name: str) -> tuple[State, bool, set[str]]:
+    """The group, or None; whether it is built in; and those of its members whom the inventory puts in."""
     found = client.find(Call("GET", path(ONE, name=name)))
     if found is None:
-        return None, set()
+        return None, False, set()
     fixed = {member["user"] for member in found["members"] if member["source"] == "INVENTORY"}
     members = sorted(member["user"] for member in found["members"])
-    return {"group": name, "description": found["description"], "members": members}, fixed
+    return {"group": name, "description": found["description"], "members": members}, found["system"], fixed
 
 
 def plan(
     current: State,
+    system: bool,
     fixed: set[str],
     name: str,
     description: str | None,
@@ -109,9 +111,13 @@ def plan(
     exclusive: bool,
     state: str,
 ) -> Plan:
-    """Create or delete the group, describe it, let members in and out. fixed: members who stay."""
+    """Create or delete the group, describe it, let members in and out. system: only its members can be changed.
+    fixed: members who stay."""
+    text = f"the group {name} is built in: only its members can be changed"
+    refused = ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400) if system else None
     if state == "absent":
-        return Plan(current, None, (Call("DELETE", path(ONE, name=name)),) if current else ())
+        calls_to_delete = (Call("DELETE", path(ONE, name=name)),) if current else ()
+        return Plan(current, None, calls_to_delete, refused=refused)
     calls: list[Call] = []
     before = current
     if current is None:
@@ -124,7 +130,8 @@ def plan(
     wanted = set(members) | (fixed if exclusive else there)
     calls += [Call("PUT", path(MEMBER, name=name, user=user)) for user in sorted(wanted - there)]
     calls += [Call("DELETE", path(MEMBER, name=name, user=user)) for user in sorted(there - wanted)]
-    return Plan(before, {**current, **changes, "members": sorted(wanted)}, tuple(calls))
+    after = {**current, **changes, "members": sorted(wanted)}
+    return Plan(before, after, tuple(calls), refused=refused if changes else None)
 
 
 def main() -> t.NoReturn:
@@ -151,6 +158,7 @@ def main() -> t.NoReturn:
             given["exclusive"],
             given["state"],
         ),
+        parameters={"group": "name"},
     )
 
 

@@ -35,7 +35,7 @@ options:
     description: What the role is for. Left alone where it is not given.
     type: str
   state:
-    description: Whether the role is to be there. One that a permission uses is not removed.
+    description: Whether the role is to be there. One that a permission uses is not removed; check mode warns of it.
     type: str
     choices: [present, absent]
     default: present
@@ -75,6 +75,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_sta
     run,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
     Call,
     ManagementClient,
     path,
@@ -86,25 +87,57 @@ ONE = RESOURCE + "/{name}"
 ALWAYS = {"System.Anonymous", "System.Read", "System.View"}
 
 
-def read(client: ManagementClient, name: str) -> State:
-    """The role, or None."""
+class Found(t.NamedTuple):
+    """current: the role or None. system: it is built in. users: who has it by a permission, where that was asked."""
+
+    current: State
+    system: bool = False
+    users: t.Sequence[str] = ()
+
+
+def read(client: ManagementClient, name: str, state: str) -> Found:
+    """The role, and what keeps it from being changed or, with state absent, removed."""
     found = client.find(Call("GET", path(ONE, name=name)))
-    return found and {"role": name, **{key: found[key] for key in ("description", "privileges")}}
+    if found is None:
+        return Found(None)
+    asked = Call("GET", "/trust/permissions", query=(("roles", name),))
+    users = {row["principal"] for row in client.call(asked)} if state == "absent" else ()
+    current = {"role": name, **{key: found[key] for key in ("description", "privileges")}}
+    return Found(current, found["system"], sorted(users))
 
 
-def plan(
-    current: State, name: str, description: str | None, privileges: list[str] | None, state: str
-) -> Plan:
+def built_in(found: Found, name: str) -> ApiError | None:
+    """What the manager says to a change or the removal of a built-in role."""
+    if not found.system:
+        return None
+    text = f"the role {name} is built in: it cannot be changed or removed"
+    return ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400)
+
+
+def in_use(found: Found, name: str) -> ApiError | None:
+    """What the manager says to the removal of a role that somebody has."""
+    if not found.users:
+        return None
+    text = f"the role {name} is in use; remove the permissions of these first: {', '.join(found.users)}"
+    return ApiError(text, "RESOURCE_BUSY", 500)
+
+
+def plan(found: Found, name: str, description: str | None, privileges: list[str] | None, state: str) -> Plan:
     """Create, patch what differs, or delete."""
+    current, refused = found.current, built_in(found, name)
     if state == "absent":
-        return Plan(current, None, (Call("DELETE", path(ONE, name=name)),) if current else ())
+        calls = (Call("DELETE", path(ONE, name=name)),) if current else ()
+        return Plan(current, None, calls, refused=refused, hindered=in_use(found, name))
     complete = sorted({*(privileges or []), *ALWAYS})
     if current is None:
         wanted = {"role": name, "description": description or "", "privileges": complete}
         return Plan(None, wanted, (Call("POST", RESOURCE, wanted),))
     changes = differs(current, {"description": description, "privileges": complete})
-    calls = (Call("PATCH", path(ONE, name=name), changes),) if changes else ()
-    return Plan(current, {**current, **changes}, calls)
+    if not changes:
+        return Plan(current, current)
+    return Plan(
+        current, {**current, **changes}, (Call("PATCH", path(ONE, name=name), changes),), refused=refused
+    )
 
 
 def main() -> t.NoReturn:
@@ -122,10 +155,9 @@ def main() -> t.NoReturn:
     given = module.params
     run(
         module,
-        lambda client: read(client, given["name"]),
-        lambda current: plan(
-            current, given["name"], given["description"], given["privileges"], given["state"]
-        ),
+        lambda client: read(client, given["name"], given["state"]),
+        lambda found: plan(found, given["name"], given["description"], given["privileges"], given["state"]),
+        parameters={"role": "name"},
     )
 
 

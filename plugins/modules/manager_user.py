@@ -20,6 +20,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With O(update_password=always) each run sends the password.
 options:
   name:
     description: Name of the user.
@@ -98,23 +102,30 @@ RESOURCE = "/trust/users"
 ONE = RESOURCE + "/{name}"
 
 
-def read(client: ManagementClient, name: str) -> State:
-    """The user, or None."""
+def read(client: ManagementClient, name: str) -> tuple[State, bool]:
+    """The user, or None; and whether he comes from the inventory."""
     found = client.find(Call("GET", path(ONE, name=name)))
-    return found and {"user": name, "description": found["description"]}
+    if found is None:
+        return None, False
+    return {"user": name, "description": found["description"]}, found["source"] == "INVENTORY"
 
 
 def plan(
     current: State,
+    fixed: bool,
     name: str,
     description: str | None,
     password: str | None,
     update: str,
     state: str,
 ) -> Plan:
-    """Create, patch what differs, or delete. Raises ApiError for a user who is to be made without a password."""
+    """Create, patch what differs, or delete. fixed: the manager changes nothing about him. Raises ApiError for a user
+    who is to be made without a password."""
+    text = f"the user {name} comes from the inventory: change him there and deploy the manager again"
+    refused = ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400) if fixed else None
     if state == "absent":
-        return Plan(current, None, (Call("DELETE", path(ONE, name=name)),) if current else ())
+        calls = (Call("DELETE", path(ONE, name=name)),) if current else ()
+        return Plan(current, None, calls, refused=refused)
     if current is None:
         if password is None:
             raise ApiError(f"user_password is needed to make the user {name}")
@@ -125,7 +136,9 @@ def plan(
     after = {**current, **changes}
     if password is not None and update == "always":
         changes["password"], after["password"] = password, "<changed>"
-    return Plan(current, after, (Call("PATCH", path(ONE, name=name), changes),) if changes else ())
+    if not changes:
+        return Plan(current, after)
+    return Plan(current, after, (Call("PATCH", path(ONE, name=name), changes),), refused=refused)
 
 
 def main() -> t.NoReturn:
@@ -149,14 +162,15 @@ def main() -> t.NoReturn:
     run(
         module,
         lambda client: read(client, given["name"]),
-        lambda current: plan(
-            current,
+        lambda found: plan(
+            *found,
             given["name"],
             given["description"],
             given["user_password"],
             given["update_password"],
             given["state"],
         ),
+        parameters={"user": "name", "password": "user_password"},
     )
 
 

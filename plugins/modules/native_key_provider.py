@@ -80,27 +80,62 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils import key_provider_names
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import ApiError, Call
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
+    Call,
+    ManagementClient,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.native_key_providers import (
     RESOURCE,
     info,
+    keys,
     one,
     state_of,
 )
 
 
-def plan(current: State, wanted: t.Mapping[str, t.Any]) -> Plan:
-    """Create, give a new key, or delete. wanted: the module's parameters. Raises ApiError for other constraints."""
+def read(
+    client: ManagementClient, params: t.Mapping[str, t.Any], check: bool
+) -> tuple[State, ApiError | None]:
+    """The provider, or None; and, for check mode, what the manager says to the one that is wanted."""
+    name, key_id = params["name"], (params["key_id"] or "").lower()
+    current = state_of(name, info(client, name))
+    if params["state"] == "absent" or not check:
+        return current, None
+    if current is None:
+        return None, key_provider_names.refusal(key_provider_names.of_all_kinds(client), name)
+    if key_id in ("", current["key_id"]):
+        return current, None
+    return current, had_before(client, name, key_id)
+
+
+def had_before(client: ManagementClient, name: str, key_id: str) -> ApiError | None:
+    """What the manager says to a key that is a previous one. A vCenter Server does not tell those."""
+    try:
+        known = keys(client, name)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
+    if not any((row["key_id"], row["state"]) == (key_id, "PREVIOUS") for row in known):
+        return None
+    return ApiError(f"key_id: {name} had the key {key_id} before; give another id", "INVALID_ARGUMENT", 400)
+
+
+def plan(current: State, wanted: t.Mapping[str, t.Any], foreseen: ApiError | None = None) -> Plan:
+    """Create, give a new key, or delete. wanted: the module's parameters. foreseen: what the manager says to the first
+    two. Raises ApiError for other constraints."""
     name = wanted["name"]
     if wanted["state"] == "absent":
         return Plan(current, None, (Call("DELETE", one(name)),) if current else ())
     key_id = wanted["key_id"] and wanted["key_id"].lower()
     if current is None:
-        return created(wanted, key_id)
+        return created(wanted, key_id, foreseen)
     if wanted["tpm_required"] not in (None, current["tpm_required"]):
         raise ApiError(
             f"tpm_required of {name} is {current['tpm_required']}, and cannot be changed: back it up, remove it, and "
@@ -110,10 +145,10 @@ def plan(current: State, wanted: t.Mapping[str, t.Any]) -> Plan:
     if key_id in (None, current["key_id"]):
         return Plan(current, current)
     update = Call("PATCH", one(name), {"native_spec": {"key_id": key_id}})
-    return Plan(current, {**current, "key_id": key_id}, (update,))
+    return Plan(current, {**current, "key_id": key_id}, (update,), refused=foreseen)
 
 
-def created(wanted: t.Mapping[str, t.Any], key_id: str | None) -> Plan:
+def created(wanted: t.Mapping[str, t.Any], key_id: str | None, taken: ApiError | None) -> Plan:
     """For a provider that is not there."""
     given = {"key_id": key_id, "key_derivation_key": wanted["key_derivation_key"]}
     body: dict[str, t.Any] = {
@@ -127,7 +162,7 @@ def created(wanted: t.Mapping[str, t.Any], key_id: str | None) -> Plan:
         "key_id": key_id or "<new>",
         "tpm_required": bool(wanted["tpm_required"]),
     }
-    return Plan(None, after, (Call("POST", RESOURCE, body),))
+    return Plan(None, after, (Call("POST", RESOURCE, body),), hindered=taken)
 
 
 def main() -> t.NoReturn:
@@ -142,11 +177,11 @@ def main() -> t.NoReturn:
         },
         supports_check_mode=True,
     )
-    name = module.params["name"]
     run(
         module,
-        lambda client: state_of(name, info(client, name)),
-        lambda current: plan(current, module.params),
+        lambda client: read(client, module.params, module.check_mode),
+        lambda found: plan(found[0], module.params, found[1]),
+        parameters={"provider": "name"},
     )
 
 

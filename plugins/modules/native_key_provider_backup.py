@@ -24,6 +24,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With O(force=true) each run writes a file.
 options:
   name:
     description: Name of the provider.
@@ -169,7 +173,8 @@ def main() -> t.NoReturn:
     except NotWhole as error:
         module.fail_json(msg=f"{error}; run the module again with force")
     except ApiError as error:
-        module.fail_json(msg=str(error), error_type=error.error_type, status=error.status)
+        text = str(desired_state.in_words_of_task(error, {"password": "backup_password"}))
+        module.fail_json(msg=text, error_type=error.error_type, status=error.status)
     except UNKNOWN_ANSWER as error:
         module.fail_json(msg=f"the answer of {module.params['hostname']} is not as expected: {error!r}")
     module.exit_json(

@@ -32,7 +32,7 @@ options:
   force:
     description:
       - Remove the key although hosts keep keys of objects under it, which are lost then, or do not say whether they do.
-      - Without it, such a key is refused.
+      - Without it, such a key is refused; check mode warns of it.
     type: bool
     default: false
   state:
@@ -65,19 +65,44 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, run
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
+    Call,
+    path,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.native_key_providers import KEYS, keys
 
+Key: t.TypeAlias = "t.Mapping[str, t.Any]"
 
-def plan(found: t.Sequence[t.Mapping[str, t.Any]], given: t.Mapping[str, t.Any]) -> Plan:
+
+def plan(found: t.Sequence[Key], given: t.Mapping[str, t.Any]) -> Plan:
     """The call that removes the key, where it is among those that are there."""
-    current: State = next((row for row in found if row["key_id"] == given["key_id"]), None)
+    current = next((row for row in found if row["key_id"] == given["key_id"]), None)
     if current is None:
         return Plan(None, None)
     one = path(KEYS + "/{id}", name=given["provider"], id=given["key_id"])
     query = (("force", "true"),) if given["force"] else ()
-    return Plan(current, None, (Call("DELETE", one, query=query),))
+    return Plan(current, None, (Call("DELETE", one, query=query),), hindered=refusal(current, given["force"]))
+
+
+def refusal(key: Key, force: bool) -> ApiError | None:
+    """What the manager says to the removal: the current key always stays, and without force one under which hosts
+    keep keys of objects, or may keep some."""
+    left = [f"{host['host']}: {host['keys']}" for host in key["hosts"] if host["keys"]]
+    if key["state"] == "CURRENT":
+        text = f"{key['key_id']} is the current key; give the provider another one first"
+    elif force or not (left or key["unknown"]):
+        return None
+    elif left:
+        text = f"keys of objects are still under {key['key_id']} ({', '.join(left)}): wrap them again first"
+    else:
+        hosts = ", ".join(key["unknown"])
+        text = (
+            "hosts that do not answer, cannot read all keys, or did not take a later key, may keep some under "
+            f"{key['key_id']}: {hosts}"
+        )
+    return ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400)
 
 
 def main() -> t.NoReturn:

@@ -40,7 +40,7 @@ RETURN = r"""
 native_keys:
   description:
     - The keys, the current one first. C(state) is V(CURRENT), V(PREVIOUS) or V(KEPT).
-    - C(unknown) are hosts that do not answer, or cannot read all keys that they keep.
+    - C(unknown) are hosts that do not answer, cannot read all keys that they keep, or did not take a later key.
   type: list
   elements: dict
   returned: always

@@ -53,6 +53,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils import key_provider_names
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
@@ -72,17 +73,24 @@ IMPORT = (("action", "import"),)
 LARGEST = 64 * 1024
 
 
-def read(client: ManagementClient, spec: t.Mapping[str, t.Any]) -> tuple[State, State]:
-    """What the backup holds, and the provider of that name or None."""
+def read(
+    client: ManagementClient, spec: t.Mapping[str, t.Any], check: bool
+) -> tuple[State, State, ApiError | None]:
+    """What the backup holds; the native provider of that name or None; and, for check mode, whether another provider
+    has the name."""
     held = client.call(Call("POST", RESOURCE, {**spec, "dry_run": True}, query=IMPORT))
     name = held["provider"]
-    return state_of(name, held), state_of(name, info(client, name))
+    current = state_of(name, info(client, name))
+    known = [] if current or not check else key_provider_names.of_all_kinds(client)
+    return state_of(name, held), current, key_provider_names.refusal(known, name)
 
 
-def plan(backup: t.Mapping[str, t.Any], current: State, spec: t.Mapping[str, t.Any]) -> Plan:
+def plan(
+    backup: t.Mapping[str, t.Any], current: State, taken: ApiError | None, spec: t.Mapping[str, t.Any]
+) -> Plan:
     """Import, or nothing where the provider is there. Raises ApiError where it is another."""
     if current is None:
-        return Plan(None, backup, (Call("POST", RESOURCE, spec, query=IMPORT),))
+        return Plan(None, backup, (Call("POST", RESOURCE, spec, query=IMPORT),), hindered=taken)
     if current["key_id"] != backup["key_id"]:
         raise ApiError(
             f"{current['provider']} is there with the key {current['key_id']}, and the backup has {backup['key_id']}: "
@@ -128,7 +136,12 @@ def main() -> t.NoReturn:
         module.fail_json(msg=f"path: {module.params['path']}: {error.strerror}")
     except ValueError as error:
         module.fail_json(msg=f"path: {module.params['path']} {error}")
-    run(module, lambda client: read(client, spec), lambda found: plan(*found, spec))
+    run(
+        module,
+        lambda client: read(client, spec, module.check_mode),
+        lambda found: plan(*found, spec),
+        parameters={"config": "path", "password": "backup_password"},
+    )
 
 
 if __name__ == "__main__":

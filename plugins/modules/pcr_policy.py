@@ -64,10 +64,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resource:
-  description: The policy as it is after the module, or would be in check mode; none when it is absent.
+  description:
+    - The policy as it is after the module, or would be in check mode; none when it is absent.
+    - C(current_key) is whether the manager's present policy key signed it for this cluster.
   type: dict
   returned: always
-  sample: {"name": "2026.12", "bank": "sha256", "pcrs": {"4": "3d45...", "7": "65ca..."}}
+  sample: {"name": "2026.12", "bank": "sha256", "pcrs": {"4": "3d45...", "7": "65ca..."}, "current_key": true}
 """
 
 import json
@@ -96,25 +98,23 @@ QUERY = (("action", "query"),)
 
 
 class Found(t.NamedTuple):
-    """base: path of the collection. current: the policy or None. wanted: what it is to cover, None for absent. signed: the
-    present policy key signed it, for this cluster."""
+    """base: path of the collection. current: the policy or None. wanted: what it is to be, None for absent."""
 
     base: str
     current: State
     wanted: State
-    signed: bool = True
 
 
 def read(client: ManagementClient, cluster: str, name: str, image: t.Any) -> Found:
     """The policy, and what the image asks for. image: its document, None for absent."""
     base = path(RESOURCE, cluster=cluster_id(client, cluster))
     rows = [row for row in client.call(Call("GET", base)) if row["name"] == name]
-    current = {key: rows[0][key] for key in ("name", "bank", "pcrs")} if rows else None
+    current = {key: rows[0][key] for key in ("name", "bank", "pcrs", "current_key")} if rows else None
     if image is None:
         return Found(base, current, None)
     covered = client.call(Call("POST", base, {"base_image": image}, query=QUERY))
-    wanted = {"name": name, "bank": covered["bank"], "pcrs": covered["pcrs"]}
-    return Found(base, current, wanted, signed=all(row["current_key"] for row in rows))
+    wanted = {"name": name, "bank": covered["bank"], "pcrs": covered["pcrs"], "current_key": True}
+    return Found(base, current, wanted)
 
 
 def plan(found: Found, name: str, image: t.Any) -> Plan:
@@ -125,12 +125,12 @@ def plan(found: Found, name: str, image: t.Any) -> Plan:
     sign = (Call("POST", found.base, {"name": name, "base_image": image}, task=True),)
     if found.current is None:
         return Plan(None, found.wanted, sign)
-    if found.current != found.wanted:
+    if {**found.current, "current_key": True} != found.wanted:
         raise ApiError(
             f"the policy {name} is there for other PCR values; a policy never changes: give this one another name",
             "ALREADY_EXISTS",
         )
-    return Plan(found.current, found.current, () if found.signed else sign)
+    return Plan(found.current, found.wanted, () if found.current == found.wanted else sign)
 
 
 def image_of(file: str) -> t.Any:
@@ -170,6 +170,7 @@ def main() -> t.NoReturn:
         module,
         lambda client: read(client, module.params["cluster"], name, image),
         lambda found: plan(found, name, image),
+        parameters={"base_image": "path"},
     )
 
 

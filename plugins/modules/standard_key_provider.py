@@ -17,6 +17,10 @@ description:
 extends_documentation_fragment:
   - trusted.infrastructure.connection
   - trusted.infrastructure.attributes
+attributes:
+  idempotent:
+    support: partial
+    details: With O(renew_certificate=true), or another O(update_password) than V(on_create), a further run may change something.
 options:
   name:
     description: Name of the provider, unique over all kinds of key providers of the manager.
@@ -105,7 +109,8 @@ options:
   force:
     description:
       - With O(state=absent), whether to delete the provider although the manager knows keys of it. What they encrypt cannot
-        be opened after its host restarts, until the provider and its keys are known again.
+        be opened after its host restarts, until the provider and its keys are known again. Without it, such a provider is
+        refused; check mode warns of it.
     type: bool
     default: false
   state:
@@ -167,6 +172,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils import key_provider_names
 from ansible_collections.trusted.infrastructure.plugins.module_utils.client_certificates import install
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
@@ -183,7 +189,12 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.key_servers
     wanted_proxy,
     wanted_servers,
 )
-from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call, path
+from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
+    Call,
+    ManagementClient,
+    path,
+)
 from ansible_collections.trusted.infrastructure.plugins.module_utils.pem import certificates
 from ansible_collections.trusted.infrastructure.plugins.module_utils.standard_key_providers import (
     RESOURCE,
@@ -194,16 +205,35 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.standard_ke
 FIELDS = ("servers", "description", "username", "proxy_server", "connection_timeout")
 # What a password is bound to.
 BOUND = ("servers", "proxy_server", "trusted_certificates")
+PARAMETERS = {
+    "provider": "name",
+    "username": "kmip_username",
+    "certificates": "trusted_certificates",
+    "credential": "kmip_password",
+}
 NEW = "<new>"
 CHANGED = "<changed>"
 
 
-def plan(current: State, params: t.Mapping[str, t.Any]) -> Plan:
-    """Provider first, then its certificate, whom it trusts, and the password, which is bound to all before it."""
+def find(
+    client: ManagementClient, params: t.Mapping[str, t.Any], check: bool
+) -> tuple[State, ApiError | None]:
+    """The provider, or None; and, for check mode, why there will be none of this name."""
+    current = read(client, params["name"])
+    if current is not None or params["state"] == "absent" or not check:
+        return current, None
+    return None, key_provider_names.refusal(key_provider_names.of_all_kinds(client), params["name"])
+
+
+def plan(current: State, params: t.Mapping[str, t.Any], taken: ApiError | None = None) -> Plan:
+    """Provider first, then its certificate, whom it trusts, and the password, which is bound to all before it. taken:
+    another provider has the name."""
     one = RESOURCE + path("/{name}", name=params["name"])
     if params["state"] == "absent":
         query = (("force", "true"),) if params["force"] else ()
-        return Plan(shown(current), None, (Call("DELETE", one, query=query, task=True),) if current else ())
+        delete = Call("DELETE", one, query=query, task=True)
+        hindered = None if current is None or params["force"] else refusal(current)
+        return Plan(shown(current), None, (delete,) if current else (), hindered=hindered)
     wanted = wanted_of(params)
     calls, after = [], dict(current or {"provider": params["name"], "certificate": None, "csr": None})
     different = differs(after, wanted)
@@ -223,7 +253,15 @@ def plan(current: State, params: t.Mapping[str, t.Any]) -> Plan:
             Call("PATCH", one + "/peer-certs/trusted", {"certificates": after["trusted_certificates"]})
         )
     calls += password_calls(one, current, after, params)
-    return Plan(shown(current), shown(after), tuple(calls))
+    return Plan(shown(current), shown(after), tuple(calls), hindered=taken)
+
+
+def refusal(current: t.Mapping[str, t.Any]) -> ApiError | None:
+    """What the manager says to the removal without force of a provider whose keys it knows."""
+    if not current["keys"]:
+        return None
+    text = f"{current['keys']} keys of {current['provider']} are known, which nothing would open any more: use force"
+    return ApiError(text, "NOT_ALLOWED_IN_CURRENT_STATE", 400)
 
 
 def certificate_calls(one: str, after: dict[str, t.Any], params: t.Mapping[str, t.Any]) -> list[Call]:
@@ -261,8 +299,8 @@ def password_calls(
 
 
 def shown(state: State) -> State:
-    """What a result and a diff have: the provider without how it does, which nobody wants to be some way."""
-    return None if state is None else {key: value for key, value in state.items() if key != "health"}
+    """What a result and a diff have: the provider without how it does and what is made of it, which no task sets."""
+    return None if state is None else {key: state[key] for key in state if key not in ("health", "keys")}
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -321,9 +359,10 @@ def main() -> t.NoReturn:
             module.fail_json(msg=f"{name}: is used with client_certificate=provided only")
     run(
         module,
-        lambda client: read(client, module.params["name"]),
-        lambda found: plan(found, module.params),
+        lambda client: find(client, module.params, module.check_mode),
+        lambda found: plan(found[0], module.params, found[1]),
         request_of,
+        PARAMETERS,
     )
 
 

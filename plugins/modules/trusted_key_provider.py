@@ -62,11 +62,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trusted.infrastructure.plugins.module_utils import key_provider_names
 from ansible_collections.trusted.infrastructure.plugins.module_utils.connection_arguments import (
     connection_arguments,
 )
 from ansible_collections.trusted.infrastructure.plugins.module_utils.desired_state import Plan, State, run
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import (
+    ApiError,
     Call,
     ManagementClient,
     path,
@@ -75,23 +77,35 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 RESOURCE = "/trust/trusted-key-providers"
 
 
-def read(client: ManagementClient, name: str) -> tuple[State, bool]:
-    """The registration, or None; and whether there is a default."""
+class Found(t.NamedTuple):
+    """current: the registration, or None. Where there is none, has_default: there is a default, of whatever kind,
+    otherwise a new one becomes it; taken: the name is another provider's."""
+
+    current: State
+    has_default: bool = True
+    taken: ApiError | None = None
+
+
+def read(client: ManagementClient, name: str) -> Found:
+    """The registration, and what becomes of a new one."""
     rows = client.call(Call("GET", RESOURCE))
     found = [row for row in rows if row["provider"] == name]
-    current = {key: found[0][key] for key in ("provider", "group", "default")} if found else None
-    return current, any(row["default"] for row in rows)
+    if found:
+        return Found({key: found[0][key] for key in ("provider", "group", "default")})
+    known = key_provider_names.of_all_kinds(client)
+    return Found(None, any(row["default"] for row in known), key_provider_names.refusal(known, name))
 
 
-def plan(current: State, has_default: bool, name: str, group: str | None, default: bool, state: str) -> Plan:
-    """Create, patch what differs, or delete. has_default: otherwise a new one becomes the default."""
+def plan(found: Found, name: str, group: str | None, default: bool, state: str) -> Plan:
+    """Create, patch what differs, or delete."""
+    current = found.current
     one = RESOURCE + path("/{name}", name=name)
     if state == "absent":
         return Plan(current, None, (Call("DELETE", one, task=True),) if current else ())
     if current is None:
         body = {"provider": name, "group": group, "default": default}
-        after = {**body, "default": default or not has_default}
-        return Plan(None, after, (Call("POST", RESOURCE, body, task=True),))
+        after = {**body, "default": default or not found.has_default}
+        return Plan(None, after, (Call("POST", RESOURCE, body, task=True),), hindered=found.taken)
     different: dict[str, t.Any] = {}
     if group is not None and group != current["group"]:
         different["group"] = group
@@ -117,7 +131,8 @@ def main() -> t.NoReturn:
     run(
         module,
         lambda client: read(client, name),
-        lambda found: plan(*found, name, module.params["group"], module.params["default"], state),
+        lambda found: plan(found, name, module.params["group"], module.params["default"], state),
+        parameters={"provider": "name"},
     )
 
 

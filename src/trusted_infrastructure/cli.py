@@ -55,8 +55,10 @@ AGENT_COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 refused, 2 wrong usage."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(given)
     try:
+        check_text(given)
         code: int | None = options.command(options)
     except Refusal as refusal:
         print(f"trusted-infrastructure: {refusal}", file=sys.stderr)
@@ -66,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json({"error": refusal.as_dict()})
         return 1
     return code or 0
+
+
+def check_text(arguments: Sequence[str]) -> None:
+    """Refuse what is not UTF-8: Python has such bytes as surrogates, which no answer can repeat."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidField("arguments", f"{ascii(argument)} is not UTF-8") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -202,7 +213,8 @@ def agent_command(options: argparse.Namespace) -> None:
     try:
         response = ask_once(client, method, path, json=body, params={k: v for k, v in query.items() if v})
     except httpx.HTTPError as error:
-        raise unreachable(f"the agent at {options.socket}", error) from None
+        remedy = "check that you are root, and that ti-agent.service runs"
+        raise unreachable(f"the agent at {options.socket}", error, remedy) from None
     answer = answer_of(response, "the agent", ANSWER_LIMIT)
     write_json(identity_key(answer) if options.action == "endorsement-key" else answer)
 

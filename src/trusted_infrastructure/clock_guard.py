@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""May this service trust its own clock? Everything it signs or accepts has a time in it. PROTOCOL 3.4, 4.
+"""May this service trust its own clock? Everything it signs or accepts has a time in it.
 
 Three rules, and what they refuse with (503; a service whose clock is not right decides nothing):
 
@@ -40,7 +40,6 @@ PEER_LIMIT = 60.0
 PEER_KEPT = 86_400.0
 TICK = 5.0
 MARK_STEP = 10
-DEFAULT_MAX_UNSYNCHRONIZED = 86_400
 ACCEPT = "Set the clock right; if it is right now, run `trusted-infrastructure clock accept` on this host."
 
 

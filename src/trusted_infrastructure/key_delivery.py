@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trusted_infrastructure.times import Moment
+
 MAX_KEYS = 256  # in one delivery; more are delivered in several
 MAX_OBJECTS = 4096  # named in one request to wrap keys again
 MAX_PAGE = 1000  # keys of objects in one answer, where the manager reads page by page
@@ -198,7 +200,7 @@ class KeyRecord(KeyMessage, frozen=True):
     type: ProviderType
     kek_id: Label
     primary_key_id: Label | None
-    created: Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
+    created: Moment
     deep_recrypt: bool = False
 
 

@@ -19,7 +19,6 @@ import msgspec
 
 from trusted_infrastructure.decoding import decode_json
 
-VERSION = 1
 ATTESTATION_LABEL = b"trusted.infrastructure/attestation/v1"
 ANSWER_LABEL = b"trusted.infrastructure/answer/v1"
 SEAL_LABEL = b"trusted.infrastructure/seal/v1"
@@ -41,7 +40,7 @@ class WireMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ChallengeRequest(WireMessage, frozen=True):
-    """Agent to Attestation Service: who I am. PROTOCOL 3.1.
+    """Agent to Attestation Service: who I am. docs/protocol.md 3.1.
 
     assertion: JWT of the workload manager's principal.
     ek_public, ak_public: TPM2B_PUBLIC. ek_certificates: DER, leaf first, then intermediates of the host's NV.
@@ -54,7 +53,7 @@ class ChallengeRequest(WireMessage, frozen=True):
 
 
 class Challenge(WireMessage, frozen=True):
-    """Attestation Service to agent. PROTOCOL 3.2.
+    """Attestation Service to agent. docs/protocol.md 3.2.
 
     challenge: opaque envelope that only this service can open, to be returned unchanged.
     challenge_id: 16 random bytes; nonce: 32 random bytes.
@@ -88,7 +87,7 @@ class ProofKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evidence(WireMessage, frozen=True):
-    """Agent to Attestation Service: what I booted. PROTOCOL 3.3.
+    """Agent to Attestation Service: what I booted. docs/protocol.md 3.3.
 
     quote: TPMS_ATTEST; signature: TPMT_SIGNATURE; event_log: the firmware's log, unchanged.
     claims: JSON object as the exact bytes that were hashed. hpke_suite: name from `sealing.SUITES`.
@@ -116,14 +115,14 @@ class AttestationResult(WireMessage, frozen=True):
 
 
 class CreateKeyRequest(WireMessage, frozen=True):
-    """Agent to Key Provider Service: make a key encryption key for `object_label` and wrap it. PROTOCOL 5."""
+    """Agent to Key Provider Service: make a key encryption key for `object_label` and wrap it."""
 
     object_label: str
     hpke_public_key: bytes
 
 
 class UnwrapKeyRequest(WireMessage, frozen=True):
-    """Agent to Key Provider Service: give me the key encryption key in this wrapped key. PROTOCOL 5.
+    """Agent to Key Provider Service: give me the key encryption key in this wrapped key.
 
     keep: the host did not keep it so far, and does from now on."""
 
@@ -134,7 +133,7 @@ class UnwrapKeyRequest(WireMessage, frozen=True):
 
 class RewrapKeyRequest(WireMessage, frozen=True):
     """Agent to Key Provider Service: wrap the key in this wrapped key again, under the primary key of now.
-    The answer has the key, too: `KeyAnswer` with `wrapped_key` set. PROTOCOL 5."""
+    The answer has the key, too: `KeyAnswer` with `wrapped_key` set. docs/protocol.md 7.9."""
 
     wrapped_key: bytes
     hpke_public_key: bytes
@@ -166,7 +165,7 @@ class PrimaryKeyIds(WireMessage, frozen=True):
 
 
 class KeyAnswer(WireMessage, frozen=True):
-    """Key Provider Service to agent. PROTOCOL 5.
+    """Key Provider Service to agent. docs/protocol.md 7.3.
 
     sealed_key: HPKE encapsulation and ciphertext of the 32-byte key, to the agent's session key.
     wrapped_key: set for create: what the host keeps. signature: ES256 r||s (64 bytes) of `key_id` over
@@ -220,7 +219,7 @@ def qualifying_data(
     event_log: bytes,
     claims: bytes,
 ) -> bytes:
-    """The 32 bytes that the TPM signs with the quote. PROTOCOL 3.3.
+    """The 32 bytes that the TPM signs with the quote. docs/protocol.md 3.3.
 
     challenge_request: exact body of the challenge request. secret_proof: HMAC-SHA256(secret, challenge_id),
     which only the TPM that holds the endorsement key can make. pcr_selection: TPML_PCR_SELECTION.
@@ -253,7 +252,7 @@ def answer_to_be_signed(
     wrapped_key: bytes | None,
     service_id: str,
 ) -> bytes:
-    """The bytes that a key provider's response key signs. PROTOCOL 5.
+    """The bytes that a key provider's response key signs. docs/protocol.md 7.3.
 
     request: exact body of the key request; proof_jti: `jti` of the DPoP proof that came with it.
     """
@@ -271,7 +270,7 @@ def answer_to_be_signed(
 
 
 def delivery_info(*, kind: str, host: str, instance: str, provider: str, key_id: str) -> bytes:
-    """HPKE `info` of a key that the workload manager passes to a host (SYSTEM P1, P3).
+    """HPKE `info` of a key that the workload manager passes to a host (docs/protocol.md 7.5).
 
     kind: "standard" or "native". instance: random id of the agent's start, so that what was recorded before a
     restart opens nothing after it.
@@ -291,7 +290,7 @@ def pcr_policy_reference(cluster: str) -> bytes:
 
 
 def seal_info(*, suite: str, token_jti: str, request: bytes, service_id: str) -> bytes:
-    """HPKE `info` of a sealed key: an answer opens only in the context that it was made for. PROTOCOL 5."""
+    """HPKE `info` of a sealed key: an answer opens only in the context that it was made for."""
     return length_prefixed(
         [
             SEAL_LABEL,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Requests per endorsement key: a host that may ask may still not use up a service. PROTOCOL 6."""
+"""Requests per endorsement key: a host that may ask may still not use up a service."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import mmap
 import os
 import struct
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ class SharedRateLimit:
         self._salt = os.urandom(16)  # or somebody could choose keys that fall into one set
         self._set_size = self.WAYS * self._ENTRY.size
         self._file = os.memfd_create("rate-limit", os.MFD_CLOEXEC)
+        self._closed = weakref.finalize(self, os.close, self._file)
         os.ftruncate(self._file, self.SETS * self._set_size)
         self._memory = mmap.mmap(self._file, self.SETS * self._set_size)
 
@@ -110,7 +112,7 @@ class SharedRateLimit:
     def close(self) -> None:
         """Give the memory back, in this process."""
         self._memory.close()
-        os.close(self._file)
+        self._closed()
 
     def _find(self, start: int, tag: bytes, now: float) -> tuple[int, float, float]:
         """Where the key's entry is or will be, its level, and when it was seen."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sealing: HPKE (RFC 9180, base mode) to a key that only its host has. Pure: no I/O.
 
-Two uses: a key provider seals a key to the session key of an attested host (PROTOCOL 5), and a secret field
-of a document is sealed to the configuration key of each host that may open it (PROTOCOL 2).
+Two uses: a key provider seals a key to the session key of an attested host, and a secret field
+of a document is sealed to the configuration key of each host that may open it (docs/protocol.md 8).
 
 Suites, by the ids of IANA's HPKE registry:
 

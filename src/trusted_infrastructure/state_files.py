@@ -20,10 +20,10 @@ def read_state(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unusable(path, error.strerror) from None
+        raise unusable(path, error.strerror) from None
     with os.fdopen(descriptor, "rb") as file:
         if os.fstat(file.fileno()).st_mode & 0o077:
-            raise _unusable(path, "the file is open to others; expected mode 0600")
+            raise unusable(path, "the file is open to others; expected mode 0600")
         return file.read()
 
 
@@ -45,7 +45,7 @@ def write_state(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise _unusable(path, error.strerror) from None
+        raise unusable(path, error.strerror) from None
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def state_lock(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _unusable(name, error.strerror) from None
+        raise unusable(name, error.strerror) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -64,7 +64,8 @@ def state_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _unusable(path: Path, reason: str | None) -> Unavailable:
+def unusable(path: Path, reason: str | None) -> Unavailable:
+    """Unavailable `state_unusable` for a file or folder of the state directory. reason: plain words."""
     return Unavailable(
         "state_unusable",
         f"{path}: {reason or 'cannot be used'}",

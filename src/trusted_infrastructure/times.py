@@ -4,6 +4,13 @@
 from __future__ import annotations
 
 import datetime
+from typing import Annotated
+
+import msgspec
+
+LATEST = 253402300799  # Unix seconds of the end of the year 9999
+# Unix seconds that a date has, in what somebody else says.
+Moment = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
 
 
 def rfc3339(seconds: float) -> str:

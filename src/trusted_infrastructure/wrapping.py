@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Wrapped key encryption keys (KEKs): what a host keeps, and only its key provider can open. PROTOCOL 5.
+"""Wrapped key encryption keys (KEKs): what a host keeps, and only its key provider can open.
 
     wrapped key = header || ciphertext (32 bytes) || tag (16 bytes)
     header      = "TIWK" || version (1 byte) || algorithm (1 byte)
                   || provider || primary key id || KEK id || object label || scope || salt (32 bytes)
 
-Each of the five texts is UTF-8 with a 2-byte big-endian length before it. Algorithm 1 is
+Each of the five texts is UTF-8 with a 2-byte big-endian length before it (docs/protocol.md 7.2). Algorithm 1:
 
     key (32 bytes) || nonce (12 bytes) = HKDF-SHA-256(primary key, salt, info = WRAP_LABEL || header)
     ciphertext || tag = AES-256-GCM(key, nonce, KEK, additional data = header)

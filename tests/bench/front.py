@@ -23,6 +23,7 @@ from typing import Any
 import jinja2
 import yaml
 from bench.site import Site
+from integration.software_key_server import held_port
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "roles" / "service_runtime" / "templates"
@@ -81,7 +82,7 @@ def running(site: Site, workers: int, services: Sequence[Service] = (Service(),)
         ended.callback(shutil.rmtree, run, ignore_errors=True)
         folder.chmod(0o755)
         (folder / "run").symlink_to(run)
-        port = free_port()
+        port = held_port(site, ADDRESS)
         configuration = write_proxy(site, run, port, [service.name for service in services])
         proxy = ended.enter_context(
             process(["nginx", "-c", str(configuration), "-g", "daemon off;"], folder / "nginx.log")
@@ -206,13 +207,6 @@ def answers(path: Path) -> bool:
             return probe.recv(1) != b""
         except OSError:
             return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        return int(probe.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:

@@ -30,6 +30,7 @@ from bench.wire import Wire, request, trusting
 from trusted_infrastructure.messages import AttestationResult, Challenge
 
 PATIENCE = 30.0
+ADDRESSES = 4  # of each connection
 REST = 0.05  # after a refusal, which costs the service little: a host would wait longer
 CHALLENGE, EVIDENCE = "/attestation/v1/challenge", "/attestation/v1/evidence"
 
@@ -89,15 +90,17 @@ class Generator:
         return Result(len(self._latencies), self.seconds, self._latencies, used, dict(self._refused))
 
     async def _connection(self, number: int, begins: float, ends: float) -> None:
-        # Two addresses take turns: one alone would meet nginx's limit before the service's.
+        # They take turns: one address alone would meet nginx's limit before the service's.
         context = trusting(self.front.ca)
-        wires = [Wire(self.front, context, address) for address in (number, number + self.connections)]
+        wires = [Wire(self.front, context, number + turn * self.connections) for turn in range(ADDRESSES)]
         hosts = self.attesters[number :: self.connections]
         try:
             turn = 0
             # What was under way at the end does not count, but a machine that is too slow for even one does.
             while (now := time.monotonic()) < ends or (not self._latencies and now < ends + PATIENCE):
-                taken = await attested(wires[turn % 2], self.front, hosts[turn % len(hosts)], self._refused)
+                taken = await attested(
+                    wires[turn % ADDRESSES], self.front, hosts[turn % len(hosts)], self._refused
+                )
                 turn += 1
                 in_time = begins <= now and (time.monotonic() < ends or not self._latencies)
                 if taken is None:

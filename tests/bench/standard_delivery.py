@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from bench.front import ADDRESS, free_port
+from bench.front import ADDRESS
 from bench.key_site import Vault
+from integration.software_key_server import held_port
 from services.side_authority import SideAuthority
 
 from trusted_infrastructure import sealing
@@ -57,7 +58,7 @@ class StubAgents:
         side.write_leaf(folder, "agents", "configuration-service", "agents", dns=("config.agents",))
         side.write_leaf(folder, "manager", "manager", "workload-manager")
         (folder / "side_ca.pem").write_text(side.certificate)
-        return cls(side, folder, free_port(), msgspec.json.encode(target))
+        return cls(side, folder, held_port(side, ADDRESS), msgspec.json.encode(target))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -160,6 +160,30 @@ class Site:
         assert result["failed"], result
         return str(result["msg"])
 
+    def foreseen(self, name: str, /, **parameters: Any) -> tuple[str, str]:
+        """The messages of check mode and of the run, of a module that its manager refuses whatever others do:
+        check mode fails before, without a change, for the same reason."""
+        predicted, result = self._foreseen(name, parameters)
+        assert (predicted["failed"], predicted["error_type"]) == (True, result["error_type"]), predicted
+        assert predicted["changed"] == result["changed"]
+        return predicted["msg"], result["msg"]
+
+    def warned(self, name: str, /, **parameters: Any) -> tuple[str, str]:
+        """The same where another task could clear the way: check mode warns, and goes on."""
+        predicted, result = self._foreseen(name, parameters)
+        assert (predicted.get("failed", False), predicted["changed"]) == (False, True), predicted
+        (warning,) = predicted["warnings"]
+        return str(warning), result["msg"]
+
+    def _foreseen(self, name: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.door.changes()
+        predicted = self.run(name, check=True, **parameters)
+        assert self.door.changes() == []
+        result = self.run(name, **parameters)
+        assert result["failed"], result
+        assert self.door.changes() != [], "the manager decides"
+        return predicted, result
+
     def converges(self, name: str, /, **parameters: Any) -> dict[str, Any]:
         """Check, apply, apply, check: the result of the first time that it applies."""
         self.door.changes()

@@ -19,8 +19,10 @@ PASSWORD = "a long password of a file"
 def native_providers(site: Site) -> None:
     """Made, backed up, given a new key, lost and restored."""
     one = {"name": "branch", "key_id": KEY, "key_derivation_key": SECRET, "tpm_required": True}
-    assert "UUID" in site.refused("native_key_provider", name="branch", key_id="1")
-    assert "base64" in site.refused("native_key_provider", name="branch", key_derivation_key="x")
+    assert "key_id: must be a UUID" in site.refused("native_key_provider", name="branch", key_id="1")
+    bad = {"name": "branch", "key_derivation_key": "x"}
+    assert "key_derivation_key: is not base64" in site.refused("native_key_provider", **bad)
+    assert "name (spec.provider): must not contain" in site.refused("native_key_provider", name="a/b")
     site.converges("native_key_provider", **one)
     assert "cannot be changed" in site.refused("native_key_provider", name="branch", tpm_required=False)
     (row,) = site.ok("native_key_provider_info")["native_key_providers"]
@@ -61,10 +63,21 @@ def earlier_keys(site: Site) -> None:
     one = {"provider": "branch", "key_id": KEY}
     rows = site.ok("native_key_provider_keys_info", provider="branch")["native_keys"]
     assert [(row["key_id"], row["state"]) for row in rows] == [(OTHER, "CURRENT"), (KEY, "PREVIOUS")]
-    assert "current key" in site.refused("native_key_provider_key", provider="branch", key_id=OTHER)
+    messages = site.foreseen("native_key_provider", name="branch", key_id=KEY)
+    assert all("before" in message and "key_id" in message for message in messages)
+    for force in (False, True):
+        messages = site.warned("native_key_provider_key", provider="branch", key_id=OTHER, force=force)
+        assert all("current key" in message for message in messages)
     site.converges("cluster", name="trusted")
     site.converges("cluster_host", cluster="trusted", name="host1", ek_digest="ab" * 32, scope="department")
-    assert "host1" in site.refused("native_key_provider_key", **one)
+    assert all("host1" in message for message in site.warned("native_key_provider_key", **one))
+    kept = {"key_id": "a", "object_id": "vm-1", "component": "", "name": "", "provider": "branch"}
+    kept |= {"type": "NATIVE", "kek_id": "k", "primary_key_id": KEY, "created": 1}
+    asked = ("GET", "/agent/manage/v1/keys?after=&limit=1000")
+    site.api.nodes.answers[asked] = lambda _host: {"keys": [kept]}
+    messages = site.warned("native_key_provider_key", **one)
+    assert all("host1: 1" in message for message in messages)
+    del site.api.nodes.answers[asked]
     site.converges("native_key_provider_key", **one, force=True)
     rows = site.ok("native_key_provider_keys_info", provider="branch")["native_keys"]
     assert [row["key_id"] for row in rows] == [OTHER]
@@ -129,7 +142,14 @@ def restored(site: Site) -> None:
     message = site.refused("native_key_provider_restore", **wanted, tpm_required=False)
     assert "cannot be changed" in message
     site.converges("native_key_provider", name="branch", state="absent")
-    assert "spec.password: is needed" in site.refused("native_key_provider_restore", path=path)
+    assert "backup_password (spec.password): is needed" in site.refused(
+        "native_key_provider_restore", path=path
+    )
+    site.converges("trusted_key_provider", name="branch", group="group-1")
+    taken = "a trusted key provider 'branch'"
+    assert taken in str(site.ok("native_key_provider_restore", check=True, **wanted)["warnings"])
+    assert taken in site.refused("native_key_provider_restore", **wanted)
+    site.converges("trusted_key_provider", name="branch", state="absent")
     predicted = site.ok("native_key_provider_restore", check=True, **wanted)
     assert (predicted["changed"], predicted["resource"]) == (True, held)
     assert site.ok("native_key_provider_info")["native_key_providers"] == []
@@ -151,7 +171,7 @@ def pcr_policies(site: Site) -> None:
 
     site.converges("pcr_policy", **of("1"))
     site.converges("pcr_policy", **of("2"))
-    assert "base_image" in site.refused("pcr_policy", **of("weak"))
+    assert "path (spec.base_image" in site.refused("pcr_policy", **of("weak"))
     assert "another name" in site.refused("pcr_policy", **{**of("1"), "path": of("2")["path"]})
     assert site.api.nodes.content("host1", "pcr_policy", "2") is not None
     site.converges("pcr_policy", cluster="trusted", name="1", state="absent")

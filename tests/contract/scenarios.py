@@ -389,6 +389,12 @@ def answer_for_providers(site: Site, provider: str) -> None:
 def key_providers(site: Site) -> None:
     authority(site)
     wanted = {"cluster": CLUSTER, "name": "finance", "primary_key_id": "1"}
+    for bad, said in (
+        ({"name": "a/b"}, "name (spec.provider): must not"),
+        ({"primary_key_id": ""}, "primary_key_id (spec.master_key_id): expected"),
+        ({"kmip_username": "x" * 256}, "kmip_username (spec.key_server.kmip_server.username): "),
+    ):
+        assert said in site.refused("key_provider", **{**wanted, "servers": [SERVER], **bad})
     site.converges("key_provider", **wanted, servers=[SERVER])
     site.stays("key_provider", **wanted, servers=[{**SERVER, "port": 5696}], description="")
     second = {"name": "kms2", "address": "192.0.2.7", "port": 15696}
@@ -428,7 +434,8 @@ def rotations(site: Site) -> None:
 
     rotated = site.converges("key_provider", **wanted, primary_key_id="2")
     assert rotated["diff"]["before"] == {**rotated["diff"]["after"], "master_key_id": "1"}
-    assert "is being rotated" in site.refused("key_provider", **wanted, primary_key_id="3")
+    messages = site.warned("key_provider", **wanted, primary_key_id="3")
+    assert all("is being rotated" in message for message in messages)
     # What 1 wrapped may be under 2 by now.
     assert "make a new one" in site.refused(
         "key_provider_rotation", **one, state="compromised", primary_key_id="2"
@@ -449,6 +456,9 @@ def rotations(site: Site) -> None:
     assert (done["removed"], done["lost"], done["resource"]["previous"]) == (["1"], [], [])
 
     stolen = {**one, "state": "compromised", "primary_key_id": "3"}
+    assert "primary_key_id (spec.master_key_id): " in site.refused(
+        "key_provider_rotation", **{**stolen, "primary_key_id": ""}
+    )
     assert site.converges("key_provider_rotation", **stolen)["resource"]["previous"] == [
         {"master_key_id": "2", "compromised": True}
     ]
@@ -485,6 +495,9 @@ def provider_trust(site: Site) -> None:
     certificates_given(site, "key_provider_client_certificate", EK, **one, method="signed")
 
     password = "a password of the key server"
+    assert "kmip_password (credential): must have" in site.refused(
+        "key_provider_credential", **one, kmip_password=""
+    )
     result = site.converges("key_provider_credential", **one, kmip_password=password)
     assert password not in json.dumps(result)
     assert site.ok("key_provider_credential", **one, kmip_password=password, update="always")["changed"]
@@ -606,7 +619,9 @@ def defaults(site: Site) -> None:
     site.stays("default_key_provider", cluster=TRUSTED, name="legal")
     result = site.converges("default_key_provider", cluster=TRUSTED, state="absent")
     assert result["resource"] == {"provider": "legal", "inherited": True}
-    assert "no key provider 'x'" in site.refused("default_key_provider", name="x")
+    assert "name (provider): this manager has no key provider 'x'" in site.refused(
+        "default_key_provider", name="x"
+    )
     site.converges("default_key_provider", state="absent")
     exported(site)
 
@@ -774,6 +789,11 @@ def people(site: Site) -> None:
     site.converges("cluster", name=CLUSTER)
     secret = "a long enough password"
     assert "user_password is needed" in site.refused("manager_user", name="eve")
+    said = site.refused("manager_user", name="eve", user_password="short")
+    assert "user_password (spec.password): expected" in said
+    assert "name (spec.user): must have" in site.refused("manager_user", name="e:e", user_password=secret)
+    assert "name (spec.group): must not" in site.refused("manager_group", name="a/b")
+    assert "name (spec.role): must not" in site.refused("manager_role", name="a/b", privileges=[])
     made = site.converges("manager_user", name="eve", user_password=secret, description="Key providers")
     assert made["resource"]["password"] == "<changed>"
     site.converges("manager_user", name="eve", description="Base images")
@@ -781,13 +801,19 @@ def people(site: Site) -> None:
     again = site.ok("manager_user", name="eve", user_password=secret, update_password="always")
     assert (again["changed"], again["resource"]["password"]) == (True, "<changed>")
     assert secret not in str(again)
-    assert "comes from the inventory" in site.refused("manager_user", name="administrator", state="absent")
+    again = {"user_password": secret, "update_password": "always"}
+    for change in ({"state": "absent"}, {"description": "x"}, again):
+        messages = site.foreseen("manager_user", name="administrator", **change)
+        assert all("comes from the inventory" in message for message in messages)
+    site.stays("manager_user", name="administrator", user_password=secret)
 
     role = {"name": "images", "privileges": ["TrustedAdmin.ConfigureHostMetadata"]}
     site.converges("manager_role", **role, description="Base images")
     role["privileges"].append("TrustedAdmin.RetrieveHostMetadata")
     site.converges("manager_role", **role)
-    assert "built in" in site.refused("manager_role", name="NoAccess", privileges=["System.Read"])
+    system = {"name": "NoAccess", "privileges": ["TrustedAdmin.ConfigureHostMetadata"]}
+    for change in ({}, {"state": "absent"}):
+        assert all("built in" in message for message in site.foreseen("manager_role", **system, **change))
     found = site.ok("manager_role_info", names=["images"])
     assert [len(item["privileges"]) for item in found["roles"]] == [5]
     assert len(found["privileges"]) > 30
@@ -798,6 +824,9 @@ def people(site: Site) -> None:
     site.converges("manager_group", name="images", members=["eve"], exclusive=True)
     site.converges("manager_group", name="TrustedAdmins", members=["eve"])
     site.converges("manager_group", name="TrustedAdmins", exclusive=True)
+    for change in ({"description": "x"}, {"state": "absent"}):
+        messages = site.foreseen("manager_group", name="TrustedAdmins", **change)
+        assert all("built in" in message for message in messages)
     (group,) = site.ok("manager_group_info", names=["TrustedAdmins"])["groups"]
     assert group["members"] == [{"user": "administrator", "source": "INVENTORY"}]
     assert "no user 'adam'" in site.refused("manager_group", name="images", members=["adam"])
@@ -817,7 +846,8 @@ def people(site: Site) -> None:
     assert len(site.ok("manager_user_info")["users"]) == 2
 
     site.converges("manager_permission", **given, cluster=CLUSTER, state="absent")
-    assert "in use" in site.refused("manager_role", name="images", state="absent")
+    messages = site.warned("manager_role", name="images", state="absent")
+    assert all("in use" in message and "images" in message for message in messages)
     site.converges("manager_permission", **given, state="absent")
     site.converges("manager_role", name="images", state="absent")
     site.converges("manager_group", name="images", state="absent")
@@ -836,6 +866,18 @@ def standard_providers(site: Site) -> None:
     server = {"name": "kms1", "address": "127.0.0.1", "port": 1}
     wanted: dict[str, Any] = {"name": "finance", "servers": [server]}
     site.converges("standard_key_provider", **wanted)
+    for bad, said in (
+        ({"name": "a/b"}, "name (spec.provider): must not"),
+        ({"kmip_username": "x" * 256}, "kmip_username (spec.username): must have"),
+        ({"kmip_password": ""}, "kmip_password (credential): must have"),
+        (
+            {"trusted_certificates": ["x"]},
+            "trusted_certificates (spec.certificates[0]): is not a certificate",
+        ),
+        ({"connection_timeout": 0}, "spec.connection_timeout: expected"),
+        ({"servers": []}, "spec.servers: must have"),
+    ):
+        assert said in site.refused("standard_key_provider", **{**wanted, **bad})
     site.stays("standard_key_provider", **wanted, description="", kmip_username="")
     more = {"description": "for finance", "kmip_username": "ti", "connection_timeout": 1}
     site.converges("standard_key_provider", **wanted, **more)
@@ -883,8 +925,18 @@ def standard_providers(site: Site) -> None:
     assert [row["trusted"] for row in found["current_certificates"]] == [False, False]
     assert site.ok("standard_key_provider_info", names=["other"])["standard_key_providers"] == []
     standard_keys(site)
-    taken = site.refused("trusted_key_provider", name="finance", group="group-1")
-    assert "finance" in taken
+    taken = [
+        *site.warned("trusted_key_provider", name="finance", group="group-1"),
+        *site.warned("native_key_provider", name="finance"),
+    ]
+    assert all("'finance'" in message for message in taken)
+    # The default is of another kind already: this one does not become it.
+    made = site.converges("trusted_key_provider", name="sales", group="group-1")
+    assert made["resource"]["default"] is False
+    (row,) = site.ok("key_providers_info", names=["sales"])["key_providers"]
+    assert row["default"] is False
+    taken = site.warned("standard_key_provider", name="sales", servers=[server])
+    assert all("'sales'" in message for message in taken)
     site.converges("standard_key_provider", name="finance", state="absent")
 
 
@@ -905,7 +957,10 @@ def standard_keys(site: Site) -> None:
     (found,) = site.ok("key_info", providers=["finance"], in_use=True)["known_keys"]
     assert found["key_id"] == result["key_id"]
     one = {"provider": "finance", "key_id": "100/7", "state": "absent"}
-    assert "52d3-77" in site.refused("key", **one)
+    assert all("52d3-77" in message for message in site.warned("key", **one))
+    messages = site.warned("standard_key_provider", name="finance", state="absent")
+    assert all("1 keys" in message for message in messages)
+    assert site.ok("standard_key_provider", check=True, name="finance", state="absent", force=True)["changed"]
     site.converges("key", **one, force=True)
 
 

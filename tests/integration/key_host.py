@@ -17,6 +17,7 @@ import httpx
 import msgspec
 from integration.certified_tpm import CertifiedTpm
 from integration.pcr_policies import OURS, PolicyKey
+from integration.unix_sockets import listens
 from services.side_authority import SideAuthority, forwarded
 
 from trusted_infrastructure import sealing, wrapping
@@ -106,8 +107,7 @@ class KeyHost:
         (self.folder / "agent.json").write_text(json.dumps(settings))
         program = "from trusted_infrastructure.cli import main; raise SystemExit(main())"
         command = [sys.executable, "-c", program, "serve", "agent", "--settings"]
-        for name in ("local", "keys", "management"):
-            (self.folder / f"run/{name}.sock").unlink(missing_ok=True)
+        sockets = [self.folder / f"run/{name}.sock" for name in ("local", "keys", "management")]
         with (self.folder / "log").open("ab") as log:
             self._agent = subprocess.Popen(
                 [*command, str(self.folder / "agent.json")],
@@ -118,7 +118,7 @@ class KeyHost:
                 preexec_fn=allow_dumps,
             )
         deadline = time.monotonic() + 20
-        while not (self.folder / "run/keys.sock").exists():
+        while not all(map(listens, sockets)):
             if time.monotonic() > deadline or self._agent.poll() is not None:
                 raise RuntimeError((self.folder / "log").read_text())
             time.sleep(0.02)

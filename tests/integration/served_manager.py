@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from integration.software_key_server import held_port
 from services.manager.harness import PASSWORD, FakeNodes, settings_in, write_users
 from services.side_authority import SideAuthority
 
@@ -27,9 +27,7 @@ class Site:
         self.authority = SideAuthority(side="workload", now=int(time.time()))
         (directory / "ca.pem").write_text(self.authority.certificate)
         self.present("127.0.0.1")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = held_port(self, "127.0.0.1")
         write_users(directory / "users.json", [{"name": "events", "privileges": ["System.View"]}])
         self.manager: Manager | None = None
         self.requests: list[str] = []

@@ -7,6 +7,7 @@ replicate when they are told of each other (`replicate`) before they start.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,11 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from trusted_infrastructure.kmip.client_certificates import self_signed
+from trusted_infrastructure.kmip.connection import ClientCredentials, KeyServer, client_context
+from trusted_infrastructure.kmip.servers import KeyServerGroup
+from trusted_infrastructure.refusal import Refusal
 
 FILES = Path(__file__).parents[2] / "roles" / "key_server" / "files"
 READ = ("LOCATE", "GET", "GET_ATTRIBUTES", "GET_ATTRIBUTE_LIST")
@@ -34,7 +40,7 @@ class SoftwareKeyServer:
         self.folder = folder
         self.name = name
         self.address = address
-        self.port = _port_of(self, address)
+        self.port = held_port(self, address)
         self.clients = folder / "clients"
         self.clients.mkdir(parents=True)
         folder.chmod(0o700)
@@ -211,11 +217,44 @@ def replicate(*servers: SoftwareKeyServer) -> None:
         server.peers = [peer for peer in servers if peer is not server]
 
 
+def settle(*servers: SoftwareKeyServer) -> None:
+    """Wait until servers that replicate have found each other: what one makes, the other has at once."""
+    key, certificate = self_signed("settle", int(time.time()))
+    for server in servers:
+        server.trust("settle", certificate)
+    credentials = ClientCredentials(certificate, key)
+    context = client_context(credentials, [server.certificate for server in servers])
+    groups = [
+        KeyServerGroup(
+            [KeyServer(server.name, server.address, server.port, timeout=20)], credentials, context
+        )
+        for server in servers
+    ]
+    deadline = time.monotonic() + 30
+    try:
+        for here, there in itertools.permutations(groups, 2):
+            while not _has(there, here.create({}, {}).key_id):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the key servers do not replicate")
+                time.sleep(0.2)
+    finally:
+        for group in groups:
+            group.close()
+
+
+def _has(group: KeyServerGroup, key_id: str) -> bool:
+    try:
+        group.get(key_id)
+    except Refusal:
+        return False
+    return True
+
+
 def _environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(FILES), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def _port_of(owner: object, address: str) -> int:
+def held_port(owner: object, address: str) -> int:
     """A port that nobody else is given as long as its owner lives, also while its server is stopped: it is
     bound, and a server, which has SO_REUSEADDR as well, may listen on it."""
     held = socket.socket()

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from integration.unix_sockets import listens
+
 
 class SoftwareTpm:
     """Context manager: a freshly made TPM, powered on. folder: scratch space for the tools' files."""
@@ -63,7 +65,7 @@ class SoftwareTpm:
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 20
-        while not socket.exists():
+        while not listens(socket):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError("swtpm did not start")
             time.sleep(0.01)

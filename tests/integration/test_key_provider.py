@@ -42,6 +42,7 @@ from trusted_infrastructure.messages import KeyAnswer
 
 CLIENT_NAME = "trusted-key-provider.finance"
 POLICY = "primary-key-finance"
+TIMEOUT = 5  # of the provider
 KEYS = [
     {"name": "finance", "id": "1001", "policy": POLICY},
     {"name": "to be revoked", "id": "4001", "policy": POLICY},
@@ -140,7 +141,7 @@ def make(folder: Path, servers: tuple[SoftwareKeyServer, ...]) -> TrustAuthority
     document = provider(
         servers=[KmipServer(server.name, NetworkAddress(server.address, server.port)) for server in servers],
         primary_key_check_value=None,
-        connection_timeout=5,
+        connection_timeout=TIMEOUT,
     )
     authority.put("key_provider", "finance", document)
     authority.publish(folder / "snapshot.json")

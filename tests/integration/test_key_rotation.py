@@ -17,6 +17,7 @@ from integration.software_key_server import SoftwareKeyServer
 from integration.test_key_provider import (
     CLIENT_NAME,
     POLICY,
+    TIMEOUT,
     TrustAuthority,
     make,
     revoke,
@@ -27,7 +28,7 @@ from services.key_provider.harness import Host, service_settings
 from services.side_authority import forwarded
 
 from trusted_infrastructure.config.documents import KmipServer, NetworkAddress, PreviousPrimaryKey
-from trusted_infrastructure.key_provider.key_servers import SETTLE
+from trusted_infrastructure.key_provider.key_servers import SETTLE, KeyServers
 from trusted_infrastructure.key_provider.service import build
 from trusted_infrastructure.refusal import Refusal
 
@@ -255,29 +256,29 @@ def test_no_request_is_lost_while_servers_stop_and_come_back(
 
 @pytest.mark.parametrize("hanging", [0, 1])
 def test_a_server_that_hangs_costs_a_moment_and_once(
-    authority: TrustAuthority, servers: Servers, hanging: int
+    authority: TrustAuthority, servers: Servers, monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
-    """It accepts connections and never answers: SIGSTOP. The provider's timeout is 5 s."""
+    """It accepts connections and never answers: SIGSTOP."""
     wrapped = use(authority, "1001")
     servers[hanging].pause()
     try:
-        started = time.monotonic()
-        for _request in range(10):
-            assert authority.ask(wrapped, "unwrap")[0] == "ok"
-        assert time.monotonic() - started < 1
+        with monkeypatch.context() as unasked:
+            unasked.setattr(KeyServers, "ask", None)  # the key is in memory
+            for _request in range(10):
+                assert authority.ask(wrapped, "unwrap")[0] == "ok"
         forget(authority)
         started = time.monotonic()
         assert authority.ask(wrapped, "unwrap")[0] == "ok"
-        assert time.monotonic() - started < SETTLE + 1.5
+        assert time.monotonic() - started < TIMEOUT
         # The look in the background, which waits for it, holds up nobody.
         look = threading.Thread(target=authority.look)
         look.start()
         started = time.monotonic()
         for _request in range(10):
             assert authority.ask(wrapped, "unwrap")[0] == "ok"
-        assert time.monotonic() - started < 1
+        assert look.is_alive()
         look.join()
-        assert time.monotonic() - started < 2 * 5 + SETTLE + 1.5  # it looks twice, because all was forgotten
+        assert time.monotonic() - started < 3 * TIMEOUT  # it looks twice, because all was forgotten
     finally:
         servers[hanging].pause(resume=True)
     assert authority.look()["health"] == "OK"
@@ -306,7 +307,7 @@ def test_a_server_that_answers_nonsense(
         forget(authority)
         started = time.monotonic()
         assert authority.ask(wrapped, "unwrap")[0] == "ok"
-        assert time.monotonic() - started < SETTLE + 1.5
+        assert time.monotonic() - started < TIMEOUT
         health = {server["name"]: server["health"] for server in authority.look()["servers"]}
         assert health == {"kms1": "OK", "nonsense": "ERROR"}
 

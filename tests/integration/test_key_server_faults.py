@@ -256,10 +256,10 @@ def test_another_key_under_the_id_is_not_the_primary_key(servers: Servers) -> No
 )
 def test_a_key_in_memory_serves_on(servers: Servers, name: str) -> None:
     """A fault that begins later: who asks has the key without waiting, the look in the background ends."""
-    with primary_keys(servers, alone=True, timeout=TIMEOUT) as keys:
+    with primary_keys(servers, alone=True, timeout=3 * TIMEOUT) as keys:
         assert keys.obtain("finance", PRIMARY, FRESH).material == servers.primary
         with servers.at_fault(EVERY[name]):
-            found = timely(lambda: keys.check("finance", PRIMARY, FRESH))
+            found = timely(lambda: keys.check("finance", PRIMARY, FRESH), timeouts=3)
             assert found is not None
             assert not isinstance(found, Refusal)
             assert found.health == "WARNING"

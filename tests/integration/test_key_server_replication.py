@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -258,10 +259,12 @@ def test_a_peer_that_hangs_delays_one_answer_by_a_second(servers: Pair) -> None:
             began = time.monotonic()
             uid = client.create("while it hangs", activate=False)
             assert time.monotonic() - began < 2.5
-            began = time.monotonic()
+            taken = []
             for _number in range(6):
-                client.create("and again")
-            assert time.monotonic() - began < 6 * replication.PATIENCE
+                began = time.monotonic()
+                client.create("and again", activate=False)
+                taken.append(time.monotonic() - began)
+            assert statistics.median(taken) < replication.PATIENCE  # a busy machine may delay one or two
         finally:
             second.pause(resume=True)
         with Client(second) as other:

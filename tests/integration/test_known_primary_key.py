@@ -28,6 +28,7 @@ from trusted_infrastructure import wrapping
 from trusted_infrastructure.config.documents import PreviousPrimaryKey
 
 OLD, NEW = "1001", "1002"
+PACE = 0.1  # of who asks until something has changed: half as often as a host may ask for keys
 # The service without what keeps its memory to itself: what a core dump shows then.
 NOT_HARDENED = (
     "from trusted_infrastructure import cli; cli.forbid_dumps = lambda: None; raise SystemExit(cli.main())"
@@ -75,7 +76,7 @@ class Served(TrustAuthority):
         end = time.monotonic() + 20
         while (answer := self.ask(wrapped, action))[0] != "ok":
             assert time.monotonic() < end, answer[0]
-            time.sleep(0.1)
+            time.sleep(PACE)
         assert answer[2] is not None
         return answer[1], answer[2].wrapped_key or b""
 
@@ -120,6 +121,7 @@ def used(service: Served, primary_keys: dict[str, bytes]) -> dict[str, bytes]:
     end = time.monotonic() + 20
     while (moved := service.key(wrapped, "rewrap"))[1] == wrapped:
         assert time.monotonic() < end
+        time.sleep(PACE)
     assert moved[0] == kek == wrapping.unwrap(primary_keys[NEW], moved[1])[1]
     assert service.key(moved[1], "unwrap")[0] == kek
     another = service.key()
@@ -143,6 +145,7 @@ def provoked(service: Served, primary_keys: dict[str, bytes]) -> set[str]:
     end = time.monotonic() + 20
     while (code := service.ask()[0]) != "primary_key_mismatch":
         assert time.monotonic() < end, code
+        time.sleep(PACE)
     return codes
 
 

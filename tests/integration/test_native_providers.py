@@ -20,6 +20,7 @@ from integration.pcr_policies import OTHERS, OURS, PolicyKey
 
 from trusted_infrastructure import wrapping
 from trusted_infrastructure.config.documents import PcrPolicy
+from trusted_infrastructure.host import native_providers
 from trusted_infrastructure.host.native_providers import NativeProviders
 from trusted_infrastructure.host.pcr_policies import signed_policy
 from trusted_infrastructure.host.sealed_provider import SealedProvider
@@ -88,11 +89,17 @@ class Host:
             raise self.fault
         return dict(self.policies)
 
-    async def start(self) -> NativeProviders:
+    def made(self) -> NativeProviders:
+        """As the agent makes them, before it listens."""
         worker = TpmWorker(lambda: TpmDevice(self.tcti))
         providers = NativeProviders(worker, self.folder, self.known_policies, HOST, lambda: self.now)
-        await providers.start()
+        providers.read()
         self.started.append(providers)
+        return providers
+
+    async def start(self) -> NativeProviders:
+        providers = self.made()
+        await providers.start()
         return providers
 
     def approve(self, key: PolicyKey, name: str = "now", **changed: bytes) -> None:
@@ -104,6 +111,12 @@ class Host:
     @property
     def files(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests say when an agent tries again."""
+    monkeypatch.setattr(native_providers, "TICK", 3600.0)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +255,7 @@ async def test_an_extended_pcr_locks_and_a_push_repairs(tmp_path: Path, key: Pol
 async def test_a_new_policy_unlocks_by_itself(
     host: Host, key: PolicyKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trusted_infrastructure.host.native_providers.TICK", 0.02)
+    monkeypatch.setattr(native_providers, "TICK", 0.02)
     await pushed(host, key)
     right, host.policies = host.policies, {}
     providers = await host.start()
@@ -685,6 +698,18 @@ async def test_a_locked_copy_with_further_keys_stays_until_it_opens(host: Host, 
     host.policies["now"] = right
     await providers.refresh()
     assert (state_of(providers).code, providers.key(PROVIDER)[0]) == ("", KEY_IDS[1])
+    for started in (providers, await host.start()):
+        assert all_of(started) == {one: KEYS[one] for one in KEY_IDS[:2]}
+
+
+@in_a_loop
+async def test_a_push_that_is_quicker_than_the_start_loses_no_key(host: Host, key: PolicyKey) -> None:
+    await pushed(host, key)
+    providers = host.made()
+    with pytest.raises(Refusal, match="native_provider_locked"):
+        providers.key(PROVIDER)
+    await providers.receive(push(key, KEY_IDS[1]), opened)
+    await providers.start()
     for started in (providers, await host.start()):
         assert all_of(started) == {one: KEYS[one] for one in KEY_IDS[:2]}
 

@@ -215,7 +215,8 @@ class Site:
     @property
     def host(self) -> Host:
         if not hasattr(self, "_host"):
-            self._host = Host(self.authority, now=int(time.time()))
+            self._host = Host(self.authority)
+        self._host.now = int(time.time())  # a proof is good for a minute
         return self._host
 
 

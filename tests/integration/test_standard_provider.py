@@ -18,7 +18,7 @@ from typing import Any, cast
 import argon2
 import httpx
 import pytest
-from integration.software_key_server import SoftwareKeyServer, replicate
+from integration.software_key_server import SoftwareKeyServer, replicate, settle
 from services.hostile_key_server import make_pair
 from services.manager.harness import Api, Clock, open_api
 from services.manager.simulated_agents import Agent, AgentNodes
@@ -68,7 +68,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SoftwareK
     replicate(*made)
     for one in made:
         one.start()
-    time.sleep(1)
+    settle(*made)
     yield made
     for one in made:
         one.stop()
@@ -100,7 +100,7 @@ def addresses(servers: list[SoftwareKeyServer]) -> list[dict[str, Any]]:
 @pytest.fixture
 def provider(api: Api, servers: list[SoftwareKeyServer]) -> Api:
     """With the provider "finance", which both sides trust."""
-    spec = {"provider": "finance", "servers": addresses(servers), "connection_timeout": 2}
+    spec = {"provider": "finance", "servers": addresses(servers), "connection_timeout": 20}
     api.done("POST", PROVIDERS, json=spec)
     api.ok("POST", f"{ONE}/client-certificate")
     certificate = api.ok("GET", f"{ONE}/client-certificate")["certificate"]
@@ -112,7 +112,7 @@ def provider(api: Api, servers: list[SoftwareKeyServer]) -> Api:
     return api
 
 
-def served(api: Api, done: Callable[[], bool], seconds: float = 10) -> None:
+def served(api: Api, done: Callable[[], bool], seconds: float = 30) -> None:
     """Run the serving of key requests until something is done."""
 
     async def drive() -> None:
@@ -247,11 +247,11 @@ def test_no_key_server(provider: Api, nodes: AgentNodes, servers: list[SoftwareK
     finally:
         for one in servers:
             one.start()
+        settle(*servers)
     assert len(told(provider, events.SEND_KEY_KMS_CLUSTER_ERROR)) == 1
     assert len(told(provider, events.KMS_UNREACHABLE)) == 1
     assert told(provider, events.KEY_GENERATE_FAIL) == []
     assert provider.ok("GET", "/trust/keys")[0]["state"] == "ACTIVE"
-    time.sleep(1)
 
 
 def test_key_servers_that_hang_keep_no_other_provider_waiting(provider: Api, nodes: AgentNodes) -> None:
@@ -462,8 +462,8 @@ def test_failover_between_key_servers(provider: Api, nodes: AgentNodes, servers)
         assert (found["health"], [one["health"] for one in found["servers"]]) == ("WARNING", ["ERROR", "OK"])
     finally:
         servers[0].start()
+        settle(*servers)
     assert provider.ok("GET", ONE)["status"]["health"] == "OK"
-    time.sleep(1)
 
 
 def test_a_provider_goes_when_no_key_of_it_is_left(provider: Api, nodes: AgentNodes) -> None:
@@ -492,8 +492,10 @@ def test_whose_key_servers_they_are(provider: Api) -> None:
 
 def test_certificates_that_end_are_told_once_a_day(provider: Api) -> None:
     clock: Clock = provider.manager.clock
-    for days, count in ((0, 0), (1800, 1), (1800.3, 1), (1801, 2)):
-        now, clock.now = clock.now, time.time() + days * 86400
+    # A day is one of UTC: the second moment is in the same as the first, at any hour that this runs.
+    midnight = time.time() // 86400 * 86400
+    for days, count in ((0, 0), (1800.1, 1), (1800.4, 1), (1801.1, 2)):
+        now, clock.now = clock.now, midnight + days * 86400 if days else time.time()
         provider.run(standard_provider_health.upkeep(provider.manager))
         provider.login()
         assert len(told(provider, events.KMS_CLIENT_CERTIFICATE_EXPIRES)) == count, days

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from integration.software_tpm import SoftwareTpm
+from services.tpm.verified_quote import verify_quote
 
 from trusted_infrastructure.refusal import Refusal
 from trusted_infrastructure.tpm.credential import make_credential
@@ -16,7 +17,7 @@ from trusted_infrastructure.tpm.keys import (
     endorsement_hierarchy_names,
 )
 from trusted_infrastructure.tpm.public_area import PublicArea, marshal_tpmt_public, parse_tpm2b_public
-from trusted_infrastructure.tpm.quote import parse_quote, verify_quote
+from trusted_infrastructure.tpm.quote import parse_quote
 from trusted_infrastructure.tpm.structures import u32
 
 SECRET = bytes(range(32))

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from integration.certified_tpm import CertifiedTpm
+from services.tpm.verified_quote import verify_quote
 
 from trusted_infrastructure.host.attestation_key import identity
 from trusted_infrastructure.host.tpm_device import TpmDevice
@@ -27,7 +28,6 @@ from trusted_infrastructure.tpm.keys import (
     endorsement_hierarchy_names,
 )
 from trusted_infrastructure.tpm.public_area import parse_tpm2b_public
-from trusted_infrastructure.tpm.quote import verify_quote
 
 SECRET = bytes(range(32))
 PCRS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 14, 23]

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import uvicorn
 from integration.certified_tpm import CertifiedTpm
+from integration.unix_sockets import listens
 from services.attestation.world import BOOT, Boot
 from services.host.trust_authority import GROUP, PROVIDER, SCOPE
 from services.key_provider.harness import FakeKeyServer, provider
@@ -116,8 +117,9 @@ class TrustedSite:
         ]
         with (self.folder / "host/log").open("ab") as log:
             self._agent = subprocess.Popen(command, stderr=log, env={"PYTHONPATH": ":".join(sys.path)})
+        sockets = [self.folder / f"host/run/{name}.sock" for name in ("local", "keys", "management")]
         deadline = time.monotonic() + 20
-        while not (self.folder / "host/run/local.sock").exists():
+        while not all(map(listens, sockets)):
             if time.monotonic() > deadline or self._agent.poll() is not None:
                 raise RuntimeError(f"the agent did not start:\n{self.log()}")
             time.sleep(0.02)

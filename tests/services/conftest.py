@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from services.tpm import corpus
 
-# How long an example takes says something of the machine, and nothing of the code.
-settings.register_profile("any machine", settings(), deadline=None)
+# How long an example takes says something of the machine, and nothing of the code. A run has the examples of
+# every other one.
+settings.register_profile(
+    "any machine", settings(), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 

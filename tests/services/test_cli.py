@@ -272,6 +272,27 @@ def test_the_agent_is_asked_on_its_socket(command: Command, agent: list[str]) ->
 def test_an_agent_that_is_not_there_is_said(command: Command, tmp_path: Path) -> None:
     code, answer, _err = command("agent", "status", "--socket", str(tmp_path / "none.sock"))
     assert (code, answer["error"]["code"]) == (1, "peer_unreachable")
+    assert "ti-agent.service" in answer["error"]["remedy"] and "port" not in answer["error"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "generate", "vm\udcff"),
+        ("keys", "generate", "vm", "--name", "a\udcff"),
+        ("keys", "get", "\udcff"),
+        ("keys", "get", "--wrapped-key", "\udcff"),
+        ("keys", "forget", "\udcff"),
+        ("keys", "rewrap", "\udcff"),
+        ("keys", "list", "--socket", "\udcff"),
+        ("agent", "key-check", "--provider", "\udcff"),
+    ],
+)
+def test_what_is_not_utf_8_is_refused(command: Command, arguments: tuple[str, ...]) -> None:
+    """So Python gives the byte 0xFF of a command line."""
+    code, answer, err = command(*arguments)
+    assert (code, answer["error"]["code"]) == (1, "malformed_request")
+    assert "\\udcff" in answer["error"]["message"] and "\\udcff" in err
 
 
 def test_the_command_starts_without_the_services() -> None:

@@ -282,10 +282,11 @@ def test_a_client_key_that_does_not_fit_is_not_shown() -> None:
 
 def test_the_client_key_touches_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    before = len(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     client_context(CREDENTIALS, [SERVER.certificate])
     assert list(tmp_path.iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Fewer there may be: servers of earlier tests go away.
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 # ---- connections -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from services.tpm.verified_quote import verify_quote
 
 from trusted_infrastructure import audit, data_keys, messages, sealing, tokens, wrapping
 from trusted_infrastructure.config.documents import Document, Generation
@@ -40,7 +41,7 @@ from trusted_infrastructure.tpm.keys import (
     qualified_name,
 )
 from trusted_infrastructure.tpm.public_area import RH_ENDORSEMENT, PublicArea, parse_tpm2b_public
-from trusted_infrastructure.tpm.quote import pcr_selection, verify_quote
+from trusted_infrastructure.tpm.quote import pcr_selection
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

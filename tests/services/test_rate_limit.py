@@ -74,6 +74,15 @@ def test_a_process_that_dies_in_the_middle_blocks_nobody(limit: SharedRateLimit)
     assert taken(limit, "a", 1) == 1
 
 
+def test_a_limit_that_nobody_has_any_more_holds_no_file(clock: Clock) -> None:
+    limit = SharedRateLimit(2, 3, clock)
+    file = limit._file
+    assert taken(limit, "a", 1) == 1 and "rate-limit" in os.readlink(f"/proc/self/fd/{file}")
+    del limit
+    with pytest.raises(OSError):
+        os.fstat(file)
+
+
 def test_more_keys_than_there_is_room_for_forget_the_quietest(limit: SharedRateLimit, clock: Clock) -> None:
     limit.SETS = 1
     for number in range(limit.WAYS):

@@ -117,6 +117,7 @@ TOKEN_FAULTS: dict[str, tuple[str, Changes, Changes]] = {
     "other issuer": ("token_invalid", {}, {"iss": "attestation@ta2"}),
     "cnf without jkt": ("token_invalid", {}, {"cnf": {}}),
     "userspace unknown": ("token_invalid", {}, {"userspace": "all"}),
+    "host that is no name": ("token_invalid", {}, {"sub": "host1\u2028"}),
 }
 TOKEN_FAULTS |= {
     f"without {name}": ("token_invalid", {}, {name: None})
@@ -232,6 +233,11 @@ HEADER = {"typ": tokens.ASSERTION_TYPE, "kid": None, "x5t#S256": thumbprint_of(L
         ("assertion_invalid", {}, {"ek_digest": "AB" * 32}),
         ("assertion_invalid", {}, {"ek_digest": ["ab" * 32]}),
         ("assertion_invalid", {}, {"sub": ""}),
+        # What would be no name in the manager's answers, records and texts.
+        ("assertion_invalid", {}, {"sub": "h" * 256}),
+        ("assertion_invalid", {}, {"sub": "host1\u2028"}),
+        ("assertion_invalid", {}, {"sub": "host1\u202e"}),
+        ("assertion_invalid", {}, {"sub": "host1\n"}),
         ("assertion_invalid", {}, {"version": 2}),
         ("assertion_invalid", {}, {"scope": None}),
         ("assertion_expired", {}, {"iat": NOW - 60, "exp": NOW}),

@@ -269,6 +269,19 @@ def test_other_users_are_closed_before_they_are_read(directory: Path) -> None:
     assert [line["uid"] for line in refused] == [OWN, OWN]
 
 
+def test_who_is_refused_all_the_time_does_not_fill_the_journal(directory: Path) -> None:
+    with serving(directory, {"public.sock": Application(ROUTES)}, allowed_users=[OWN + 1]) as served:
+        for _attempt in range(200):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(directory / "public.sock"))
+                connection.settimeout(5)
+                with contextlib.suppress(ConnectionResetError):
+                    assert connection.recv(1) == b""
+        os.kill(served.pid, signal.SIGTERM)
+        assert served.wait() == 0
+        assert [line["event"] for line in served.log()].count("peer_refused") == 10
+
+
 def test_a_socket_for_root_is_for_root_only(directory: Path) -> None:
     apps = {"public.sock": Application(ROUTES), "local.sock": Application(ROUTES)}
     with serving(directory, apps, root_only=["local.sock"]) as served:
@@ -302,6 +315,7 @@ def test_bad_heads_are_answered_and_closed(directory: Path, head: bytes) -> None
         answer = b""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             connection.sendall(head)
+        with contextlib.suppress(ConnectionResetError):
             while data := connection.recv(4096):
                 answer += data
         connection.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Challenges: given out without keeping anything, taken back once. PROTOCOL 3.2.
+"""Challenges: given out without keeping anything, taken back once. docs/protocol.md 3.2.
 
 The state of a challenge travels with it, in an AEAD envelope under a key that is in this host's memory alone:
 so a flood of requests fills no table, nobody can read the secret or change the nonce, and a restart voids
@@ -40,7 +40,7 @@ _AEAD_NONCE = 12
 
 
 class ChallengeState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """What the service has to know when the evidence comes. PROTOCOL 3.2.
+    """What the service has to know when the evidence comes. docs/protocol.md 3.2.
 
     request: exact body of the challenge request (which has assertion, EK and AK). secret: what was put into
     the credential; it never leaves but in there. expires: Unix seconds. bank, pcrs: what the quote must have.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a TPM's clock follow its history? Pure. PROTOCOL 3.4, "clock".
+"""Does a TPM's clock follow its history? Pure. docs/protocol.md 3.4, "Clock".
 
 Rules, against the last accepted quote of the same endorsement key
 1. resetCount never falls; restartCount never falls within one reset. Both begin again only when the TPM is

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -27,8 +27,6 @@ from trusted_infrastructure.transport import JSONAnswer
 
 FEED_LIMIT = 1000
 NUMBER_LIMIT = 2**62
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)

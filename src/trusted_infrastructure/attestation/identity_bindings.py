@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The identity of a host is its endorsement key: which host attested with which. PROTOCOL 3.4, "identity".
+"""The identity of a host is its endorsement key: which host attested with which.
 
-Rules, against what was bound at the first accepted attestation
+Rules (docs/protocol.md 3.4, "Identity"), against what was bound at the first accepted attestation
 1. A host keeps its endorsement key. Another one is `ek_changed`.
 2. An endorsement key keeps its host. Another host, also one of the same name under another principal, is
    `ek_other_host`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a request to its answer: the order of effects around the verifier's rules. PROTOCOL 3, 7.
+"""From a request to its answer: the order of effects around the verifier's rules. docs/protocol.md 3.
 
 Challenge: identify -> rate limit -> admit -> make the credential -> answer.
 Evidence: open the challenge -> use it up -> verify -> bind host and key, advance the clock's history -> sign
@@ -191,7 +191,7 @@ class Issuer:
             return decide()
         except Refusal as refusal:
             decision = refusal
-        except Exception as error:  # the boundary: PROTOCOL 3.4, "any exception is a refusal"
+        except Exception as error:  # the boundary: any exception is a refusal
             log.error("verification_failed", type=type(error).__name__, operation=attempt.operation)
             decision = Refusal(
                 "verification_failed",

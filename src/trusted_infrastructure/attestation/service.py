@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Attestation Service: settings, routes, start and stop. SYSTEM A1-A6.
+"""The Attestation Service: settings, routes, start and stop. docs/attestation_service.md.
 
 It checks that a host is who its manager says it is (assertion), on the TPM that is trusted (endorsement key),
 and that it booted one of the blessed states (base images); then it signs a token. It does not check what a
@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -64,8 +63,6 @@ from trusted_infrastructure.transport import (
     serve_workers,
     user_ids,
 )
-
-log = structlog.get_logger("trusted_infrastructure.attestation")
 
 SIDE = "trust_authority"
 # A firmware log of 1.4 MB in base64; real ones have 10 to 200 kB.

@@ -11,7 +11,7 @@ key sets hold three keys:
 - of the next period, so that who read a key set in this one can verify what is signed in the next.
 
 A restart makes a new secret: tokens of before end when key providers read the key set again, and their hosts
-attest anew. PROTOCOL 1, 4.
+attest anew. docs/protocol.md 4, 6.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 A signature that verified once verifies again; what changes is time, and the configuration. So an entry holds
 until the next moment at which an answer could be another one (a certificate or list begins or ends), and the
 whole cache belongs to one state of the configuration: a new one begins with an empty cache. Only acceptance
-is kept; a refusal is judged anew each time, in words of its own. PROTOCOL 3.5.
+is kept; a refusal is judged anew each time, in words of its own.
 """
 
 from __future__ import annotations

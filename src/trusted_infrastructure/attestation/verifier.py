@@ -23,9 +23,10 @@ the protocol (docs/protocol.md, "Attestation").
   3.4.6 PCR digest: the values that are judged are those that the TPM signed
   3.4.7 clock: `clock_history.check_clock`, by the caller in the transaction that also keeps it
   3.4.8 replay of the event log, appraisal against the scope's base images
+  3.4.9 identity: `identity_bindings.bind`, by the caller in the transaction of 3.4.7
 
-Nothing that the agent says of its PCRs is believed before 3.4.6. Whoever calls must do 3.4.7 before it signs,
-use the challenge only once, and write the audit record.
+Nothing that the agent says of its PCRs is believed before 3.4.6. Whoever calls must do 3.4.7 and 3.4.9 before
+it signs, use the challenge only once, and write the audit record.
 """
 
 from __future__ import annotations
@@ -249,11 +250,15 @@ def verify(state: ChallengeState, evidence: Evidence, host: AdmittedHost, minimu
     Raises Refusal `quote_*`, `event_log_*`, `base_image_mismatch`, `base_image_retired`, InvalidField.
     """
     check_session_keys(evidence, minimum_suite)
-    attested = quote.parse_quote(evidence.quote)  # 3.4.1
-    quote.verify_signature(host.ak, evidence.quote, quote.parse_signature(evidence.signature))  # 3.4.2
-    quote.check_qualifying_data(attested, expected_qualifying_data(state, evidence))  # 3.4.3
-    quote.check_qualified_name(attested, keys.endorsement_hierarchy_names(host.ek, host.ak))  # 3.4.4
-    quote.check_selection(attested, state.bank, state.pcrs)  # 3.4.5
+    attested = quote.verify_signed(  # 3.4.1 to 3.4.5
+        ak=host.ak,
+        attest=evidence.quote,
+        signature=evidence.signature,
+        qualifying_data=expected_qualifying_data(state, evidence),
+        qualified_names=keys.endorsement_hierarchy_names(host.ek, host.ak),
+        bank=state.bank,
+        pcrs=state.pcrs,
+    )
     log = parse_event_log(evidence.event_log)
     claimed = _claims(evidence).pcr_values
     values = _values(claimed, log, state.bank, state.pcrs)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The audit log: one record for each decision, chained by hash, durable before its effect leaves. PROTOCOL 7.
+"""The audit log: one record for each decision, chained by hash, durable before its effect leaves.
 
-Rules
+Rules (docs/protocol.md 10)
 - A record is one line of JSON. `prev` is the SHA-256 (hex) of the exact bytes of the line before, without its
   newline; 64 zeros for the first. Changing, removing or moving a line breaks the chain at the next one.
 - `append` returns only when the record is on disk (fdatasync). Concurrent callers share one sync (group

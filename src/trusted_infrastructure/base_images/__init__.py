@@ -2,7 +2,7 @@
 """Base images: capture the reference values of a host, and appraise evidence against them. Pure.
 
 A base image says, for each PCR that it covers, either the events that extend it, as rules in order, or its
-final value. PROTOCOL 3.4, 3.6; docs/base_images.md.
+final value. docs/base_images.md.
 
 Rules of appraisal
 1. An image covers at least REQUIRED_PCRS: what runs before user space does. An image that leaves one of them

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What covers user space, as far as the boot measurements show it. PROTOCOL 3.6.
+"""What covers user space, as far as the boot measurements show it. docs/base_images.md.
 
 `verity`: the command line that was measured holds a root hash, so the kernel verifies each block of the file
 system against what the PCR holds. `ima` is never assumed and never judged here: IMA's list is in PCR 10 and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Anchors: what local root alone may write, and a manager may only read. PROTOCOL 1."""
+"""Anchors: what local root alone may write, and a manager may only read. docs/protocol.md 2."""
 
 from __future__ import annotations
 

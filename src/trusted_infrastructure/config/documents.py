@@ -2,9 +2,9 @@
 """The typed documents that managers replicate to hosts and that services read. Pure: no I/O.
 
 A document is {kind, id, generation, content}. The content of each kind is one struct below; `null` content
-says that the document was deleted (the generation stays, so that an old copy cannot come back). PROTOCOL 1,
-2. Unknown fields are refused on the way in: a document that means more than this release understands is not
-used.
+says that the document was deleted (the generation stays, so that an old copy cannot come back). Unknown
+fields are refused on the way in: a document that means more than this release understands is not used.
+docs/protocol.md 11.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class NetworkAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A secret, HPKE-sealed for each host that may open it. PROTOCOL 2.
+    """A secret, HPKE-sealed for each host that may open it. docs/protocol.md 11.
 
     digest: "salt:digest" (hex), scrypt over a random salt and the secret, to compare without opening; slow on
-    on purpose, because managers see it. See `sealing.secret_matches`.
+    purpose, because managers see it. See `sealing.secret_matches`.
     sealed: host name -> HPKE ciphertext for that host's configuration key. suite: name from `sealing.SUITES`.
     """
 
@@ -113,7 +113,7 @@ class ConsumerPrincipal(Content, frozen=True):
 
 
 class Scope(Content, frozen=True):
-    """What the hosts of one trusted cluster may use. PROTOCOL 1 "Scope".
+    """What the hosts of one trusted cluster may use. docs/protocol.md 2.
 
     principal: issuer of the consumer principal. base_images, providers: ids, or ["*"] for all.
     """
@@ -125,7 +125,7 @@ class Scope(Content, frozen=True):
 
 
 class DeniedHost(Content, frozen=True):
-    """A host that was removed: neither service serves it, whatever token it still has. PROTOCOL 3.0."""
+    """A host that was removed: neither service serves it, whatever token it still has."""
 
     host: Name
     ek_digest: Hex256
@@ -201,7 +201,7 @@ class BaseImage(Content, frozen=True):
     """Reference values of one blessed software state: what vSphere calls imgdb. docs/base_images.md.
 
     image_version: unique id; display_name: for people; bank: TPM hash name; pcrs: PCR number (decimal text,
-    JSON has no integer keys) -> reference values. userspace: what covers user space (PROTOCOL 3.6).
+    JSON has no integer keys) -> reference values. userspace: what covers user space.
     state: STAGED (accepted, and reported as such) -> ACTIVE (accepted) -> RETIRED (refused). It is the only
     part of an image that changes.
     """
@@ -249,7 +249,7 @@ class PreviousPrimaryKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class KeyProvider(Content, frozen=True):
-    """A trusted key provider: one primary key on one or more key servers. SYSTEM K2-K6.
+    """A trusted key provider: one primary key on one or more key servers. docs/protocol.md 7.4.
 
     connection_timeout: seconds. client_certificate: PEM. client_private_key, password: sealed to the hosts.
     csr: outstanding request (PEM), csr_private_key: its key. trusted_certificates: PEM of what the key
@@ -290,7 +290,7 @@ class RegisteredService(Content, frozen=True):
 
 
 class HostAssertion(Content, frozen=True):
-    """id "assertion". The workload manager vouches for this host (its id) with a JWT. PROTOCOL 3.0."""
+    """id "assertion". The workload manager vouches for this host with a JWT. docs/protocol.md 3.0."""
 
     host: Name
     scope: Name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The password of a key provider, bound to the key servers that it is for. Pure. PROTOCOL 2, 8.
+"""The password of a key provider, bound to the key servers that it is for. Pure. docs/protocol.md 11.
 
 Who may change a provider's document need not know its password. So what is sealed to the hosts is not the
 password alone, but the password and where it may go. A key server, proxy or certificate that came into the

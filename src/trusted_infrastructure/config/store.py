@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""ConfigStore: the documents of one host, in SQLite (WAL, synchronous=FULL), with one writer. PROTOCOL 2.
+"""ConfigStore: the documents of one host, in SQLite (WAL, synchronous=FULL), with one writer.
 
 A batch is applied whole or not at all. A document's generation never goes back: deleting leaves a tombstone,
 so that an old copy cannot return. What is acknowledged is on disk.

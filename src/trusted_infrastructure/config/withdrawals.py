@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which changes of documents withdraw trust: they, and no others, raise the security generation. PROTOCOL 2.
+"""Which changes of documents withdraw trust: they, and no others, raise the security generation.
 
-Pure: a change is (content before, content after), either of which may be None: not there, or deleted.
+Pure; docs/protocol.md 2. A change is (content before, content after), either of which may be None: not there,
+or deleted.
 Where a rule is in doubt it says "withdraws": the price is that hosts attest again.
 """
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One attestation with one Attestation Service: challenge, credential, session keys, evidence, token.
-PROTOCOL 3.
+docs/protocol.md 3.
 
 The service is told what this host booted; it decides. What is checked here protects this host: that the
 answer is a token of the service's published key, for the keys that were made for it, and of the expected
@@ -23,7 +23,7 @@ from trusted_infrastructure.host.key_sets import KeySets
 from trusted_infrastructure.host.registered_services import Service
 from trusted_infrastructure.host.service_client import ServiceClient
 from trusted_infrastructure.host.state import Session
-from trusted_infrastructure.host.tpm_values import SignedQuote
+from trusted_infrastructure.host.tpm_values import AttestationKey, SignedQuote
 from trusted_infrastructure.host.tpm_worker import Tpm, TpmWorker
 from trusted_infrastructure.messages import (
     PURPOSE_TOKEN,
@@ -114,26 +114,7 @@ class Attester:
             )
 
         def prove(tpm: Tpm) -> tuple[SignedQuote, bytes]:
-            # The claims are in what is signed, so the PCRs are read before; they may move in between.
-            for _attempt in range(CLAIM_ATTEMPTS):
-                values = tpm.read_pcrs(challenge.bank, challenge.pcrs)
-                claims = pcr_claims(values)
-                quote = tpm.prove(
-                    identity.attestation_key,
-                    challenge.credential_blob,
-                    challenge.encrypted_secret,
-                    partial(qualify, claims),
-                    challenge.bank,
-                    challenge.pcrs,
-                )
-                if quote.pcrs == values:
-                    return quote, claims
-            raise Unavailable(
-                "tpm_pcrs_unstable",
-                f"the PCRs of bank {challenge.bank} changed between reading and quoting, "
-                f"{CLAIM_ATTEMPTS} times",
-                "find what extends these PCRs all the time, or leave them out of the base image",
-            )
+            return _proved(tpm, identity.attestation_key, challenge, qualify)
 
         quote, claims = await self.tpm.run(prove)
         return Evidence(
@@ -155,8 +136,38 @@ class Attester:
         )
 
 
+def _proved(
+    tpm: Tpm,
+    attestation_key: AttestationKey,
+    challenge: Challenge,
+    qualify: Callable[[bytes, bytes], bytes],
+) -> tuple[SignedQuote, bytes]:
+    """The quote, and the claims that it signs. qualify: qualifying data of claims and the secret.
+
+    Raises Unavailable `tpm_pcrs_unstable`, and what the TPM raises."""
+    # The claims are in what is signed, so the PCRs are read before; they may move in between.
+    for _attempt in range(CLAIM_ATTEMPTS):
+        values = tpm.read_pcrs(challenge.bank, challenge.pcrs)
+        claims = pcr_claims(values)
+        quote = tpm.prove(
+            attestation_key,
+            challenge.credential_blob,
+            challenge.encrypted_secret,
+            partial(qualify, claims),
+            challenge.bank,
+            challenge.pcrs,
+        )
+        if quote.pcrs == values:
+            return quote, claims
+    raise Unavailable(
+        "tpm_pcrs_unstable",
+        f"the PCRs of bank {challenge.bank} changed between reading and quoting, {CLAIM_ATTEMPTS} times",
+        "find what extends these PCRs all the time, or leave them out of the base image",
+    )
+
+
 def pcr_claims(values: Mapping[int, bytes]) -> bytes:
-    """The claims of an agent: the values of all PCRs that it quotes. PROTOCOL 3.3.
+    """The claims of an agent: the values of all PCRs that it quotes. docs/protocol.md 3.3.
 
     With them the service compares each PCR with the event log, and can name the one that differs.
     """

@@ -140,8 +140,14 @@ def _hand_out(options: argparse.Namespace, answer: dict[str, Any]) -> None:
     key = base64.b64decode(answer.pop("key"))
     if options.output_fd is not None:
         written = 0
-        while written < len(key):
-            written += os.write(options.output_fd, key[written:])
+        try:
+            while written < len(key):
+                written += os.write(options.output_fd, key[written:])
+        except OSError as error:
+            raise InvalidField(
+                "--output-fd",
+                f"cannot write key {answer['record']['key_id']} to {options.output_fd}: {error.strerror}",
+            ) from None
     _print(answer, sys.stderr if options.output_fd == 1 else sys.stdout)
 
 
@@ -168,9 +174,8 @@ def _ask(options: argparse.Namespace, method: str, path: str, body: Any = None) 
             local_client(options.socket, timeout=TIMEOUT), method, f"{BASE}/{path}", json=body
         )
     except httpx.HTTPError as error:
-        raise unreachable(
-            f"the agent at {options.socket} (you may not be one of its key_users)", error
-        ) from None
+        remedy = "check that you are root or one of its key_users, and that ti-agent.service runs"
+        raise unreachable(f"the agent at {options.socket}", error, remedy) from None
     answer: dict[str, Any] = answer_of(response, "the agent", ANSWER_LIMIT)
     return answer
 

@@ -6,7 +6,7 @@
 | GET keys                  | the keys that the caller had made (root: all), wrapped; ?limit=&after=    |
 | POST generate             | {"object_id", "component", "name", "provider"} -> record, wrapped key, key |
 | POST get                  | {"key_id"} or {"wrapped_key"} -> the same                                 |
-| POST rewrap               | `RewrapKeys` -> `RewrapReport`                                            |
+| POST rewrap               | `RewrapKeys` -> `RewrapReport`; named keys must be the caller's           |
 | DELETE keys/{key_id}      | forget a key                                                              |
 
 The kernel says who calls (SO_PEERCRED). Keys of other users are to a caller as if they were not there.
@@ -111,9 +111,13 @@ def key_application(keys: HostKeys) -> Application:
         asked = decode_json(await request.body() or b"{}", RewrapKeys)
         uid = _caller(request)
         try:
+            for key_id in asked.key_ids:  # one that is left out of the report counts as done
+                about = named(key_id)
+                keys.objects.kept(key_id, uid)
+            about = {"provider": asked.target or ""}
             report = await Rewrapping(keys.objects, asked, uid).run()
         except Refusal as refusal:
-            _trace("rewrap", uid, {"provider": asked.target or ""}, refusal.code)
+            _trace("rewrap", uid, about, refusal.code)
             raise
         if not asked.dry_run:
             for record in report.rewrapped:

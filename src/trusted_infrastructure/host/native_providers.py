@@ -74,13 +74,17 @@ class NativeProviders:
 
     # ---- life ---------------------------------------------------------------------------------------------
 
+    def read(self) -> None:
+        """Know what is stored, before anybody asks or pushes: a push may bring fewer keys than a copy has."""
+        for sealed in self._files.read():
+            described = sealed.described
+            self._providers.setdefault(described.provider, HeldProvider(described, sealed=sealed))
+
     async def start(self) -> None:
         """Unseal what is stored, and go on trying where it does not open. Raises nothing for a provider that
         stays locked: its state says why."""
         async with self._changing:
-            for sealed in self._files.read():
-                described = sealed.described
-                self._providers.setdefault(described.provider, HeldProvider(described, sealed=sealed))
+            self.read()
         await self.refresh()
         self._watching = asyncio.create_task(self._watch())
 

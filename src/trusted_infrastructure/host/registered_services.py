@@ -2,9 +2,9 @@
 """The services of the Trust Authority that the workload manager registered, measured against the anchor.
 
 The anchor is a file that only local root writes: the CA of the Trust Authority that this host may use
-(PROTOCOL 1). A registered service counts only when its own CA is the anchor, or was issued by it. So a
-workload manager that was taken over can keep this host from working, but cannot send it to a Trust Authority
-of its own.
+(docs/protocol.md 2). A registered service counts only when its own CA is the anchor, or was issued by it. So
+a workload manager that was taken over can keep this host from working, but cannot send it to a Trust
+Authority of its own.
 """
 
 from __future__ import annotations

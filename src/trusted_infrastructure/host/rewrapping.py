@@ -79,21 +79,23 @@ class Rewrapping:
         )
 
     async def _primary_keys(self, meant: list[KeptKey]) -> dict[str, PrimaryKeys]:
-        """Of each provider whose keys are meant. One that does not say is asked about each key."""
+        """Of each provider whose keys are meant. One that does not say is asked about each key. But what
+        moves stays then: nobody would say whether its primary key is compromised, and the mark would be
+        missing."""
         found: dict[str, PrimaryKeys] = {}
         for provider, kind in {kept.record.provider: kept.record.type for kept in meant}.items():
             try:
                 found[provider] = await self._keys.kinds[kind].primary_keys(provider)
             except Refusal as refusal:
-                if self._asked.dry_run or isinstance(refusal, Unavailable):
+                if self._asked.dry_run or isinstance(refusal, Unavailable) or self._moves(provider):
                     self._work.broken[provider] = refusal
         return found
 
     async def _one(self, kept: KeptKey, primary_keys: PrimaryKeys | None, deadline: float) -> None:
         record = kept.record
         compromised = primary_keys is not None and record.primary_key_id in primary_keys.compromised
-        moves = self._asked.replace or self._asked.target not in (None, record.provider)
-        if primary_keys is not None and not moves and primary_keys.rests(record.primary_key_id):
+        rests = primary_keys is not None and primary_keys.rests(record.primary_key_id)
+        if rests and not self._moves(record.provider):
             return
         if record.provider in self._work.broken:
             self._leave(record, self._work.broken[record.provider])
@@ -115,6 +117,10 @@ class Rewrapping:
             else:
                 if changed is not None:
                     self._work.rewrapped.append(changed)
+
+    def _moves(self, provider: str) -> bool:
+        """Whether keys of a provider get other key encryption keys, compromised or not."""
+        return self._asked.replace or self._asked.target not in (None, provider)
 
     def _failed(self, record: KeyRecord, refusal: Refusal) -> None:
         if refusal.code == "key_unknown":

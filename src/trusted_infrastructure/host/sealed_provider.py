@@ -27,8 +27,8 @@ from trusted_infrastructure.host.pcr_policies import fitting_policy
 from trusted_infrastructure.host.tpm_values import SealedData, StorageKeyType
 from trusted_infrastructure.host.tpm_worker import Tpm
 from trusted_infrastructure.messages import length_prefixed
-from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
-from trusted_infrastructure.state_files import read_state, write_state
+from trusted_infrastructure.refusal import InvalidField, Refusal
+from trusted_infrastructure.state_files import read_state, unusable, write_state
 from trusted_infrastructure.tpm.policy import policy_authorize_digest, policy_key_name
 from trusted_infrastructure.wrapping import KEY_BYTES, check_value
 
@@ -192,7 +192,7 @@ class SealedProviders:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise self._unusable(error) from None
+            raise unusable(self._directory, error.strerror) from None
         write_state(self._path(sealed.described.provider), msgspec.json.encode(sealed))
 
     def remove(self, provider: str) -> None:
@@ -207,15 +207,8 @@ class SealedProviders:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._unusable(error) from None
+            raise unusable(self._directory, error.strerror) from None
 
     def _path(self, provider: str) -> Path:
         # A provider's name is free text; a digest is a file's name everywhere.
         return self._directory / f"{hashlib.sha256(provider.encode()).hexdigest()[:32]}.json"
-
-    def _unusable(self, error: OSError) -> Unavailable:
-        return Unavailable(
-            "state_unusable",
-            f"{self._directory}: {error.strerror}",
-            "Check the state directory's owner, mode and free space.",
-        )

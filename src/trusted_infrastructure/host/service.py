@@ -126,6 +126,7 @@ def run(settings_path: Path) -> None:
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         try:
+            agent.host_keys.native.read()
             yield
         finally:
             await agent.close()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import httpx
 
@@ -14,7 +13,6 @@ from trusted_infrastructure.refusal import InvalidField, Unavailable
 from trusted_infrastructure.transport import check_success, public_client, unreachable
 
 TIMEOUT = 10.0
-Answer = TypeVar("Answer")
 
 
 class ServiceClient:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Certificates of our own parts: one CA per side, and leaves whose URI SAN says the role. PROTOCOL 1."""
+"""Certificates of our own parts: one CA per side, and leaves whose URI SAN says the role."""
 
 from trusted_infrastructure.identity.issuing import create_authority, create_request, sign_request
 from trusted_infrastructure.identity.names import (

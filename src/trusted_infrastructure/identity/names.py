@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names of our own parts: sides, roles, and the URI SAN that holds both. PROTOCOL 1. Pure.
+"""Names of our own parts: sides, roles, and the URI SAN that holds both. docs/protocol.md 2. Pure.
 
 The role of a certificate is in a URI SAN, `urn:trusted-infrastructure:<side>:<role>:<host>`.
 """
@@ -107,6 +107,7 @@ def leaf_names(certificate: x509.Certificate | x509.CertificateSigningRequest) -
 
 
 def canonical_ip(text: str) -> str:
+    """The one form of an IP address, as certificates give it back. Raises InvalidField."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:

@@ -72,18 +72,22 @@ def load_certificate(pem: str | bytes) -> x509.Certificate:
 
 
 def certificate_pem(certificate: x509.Certificate) -> str:
+    """The certificate in PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def pem_bytes(pem: str | bytes) -> bytes:
+    """PEM as bytes, in whichever form it was given."""
     return pem.encode() if isinstance(pem, str) else pem
 
 
 def described(certificate: x509.Certificate) -> str:
+    """The certificate in a message: by its subject (RFC 4514)."""
     return f"certificate '{certificate.subject.rfc4514_string()}'"
 
 
 def moment_of(now: int | None) -> datetime.datetime:
+    """Unix seconds as a moment in UTC; None is this second."""
     if now is None:
         return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     return datetime.datetime.fromtimestamp(now, datetime.UTC)
@@ -95,4 +99,5 @@ def utc(moment: datetime.datetime) -> str:
 
 
 def invalid(message: str, remedy: str = "") -> Refusal:
+    """Refusal `certificate_invalid`."""
     return Refusal("certificate_invalid", message, remedy)

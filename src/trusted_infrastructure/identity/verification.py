@@ -95,6 +95,7 @@ def key_matches(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) 
 
 
 def check_times(certificate: x509.Certificate, moment: datetime.datetime) -> None:
+    """Raises Refusal `certificate_expired`, `certificate_invalid` before the certificate begins."""
     if moment > certificate.not_valid_after_utc:
         raise Refusal(
             "certificate_expired",

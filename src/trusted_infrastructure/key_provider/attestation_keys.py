@@ -2,7 +2,7 @@
 """The keys that attestation services sign tokens with: read from the peers, verified up to the anchors.
 
 A peer counts when it is in the Trust Authority Cluster's document *and* in the anchors, which only local root
-writes: a manager can take a peer away, but cannot bring in one of its own. PROTOCOL 1. The key sets are
+writes: a manager can take a peer away, but cannot bring in one of its own. The key sets are
 signed and carry their end, so they are kept over restarts and outlast a peer that is down, up to a maximum
 age that this host sets. A token with an unknown key id makes this host read the key sets again, at most every
 few seconds.
@@ -144,5 +144,9 @@ class AttestationKeys:
         try:
             ca = self._ca.read_text()
         except OSError as error:
-            raise Unavailable("configuration_unavailable", f"{self._ca}: {error.strerror}") from None
+            raise Unavailable(
+                "configuration_unavailable",
+                f"{self._ca}: {error.strerror}",
+                "let site.yml place the CA's certificate again",
+            ) from None
         return tokens.verify_key_set(jws, ca, SIDE, ROLE, {host}, now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""May this host have this key? The whole decision, without I/O. SYSTEM K3, K9; PROTOCOL 4, 5.
+"""May this host have this key? The whole decision, without I/O. docs/protocol.md 7.1.
 
 Steps, in this order; the code carries their numbers. (0), the size of the request, is the transport's.
 
@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trusted_infrastructure import messages, tokens, wrapping
+from trusted_infrastructure import messages, sealing, tokens, wrapping
 from trusted_infrastructure.config.documents import (
     ConsumerPrincipal,
     DeniedHost,
@@ -49,9 +49,6 @@ from trusted_infrastructure.messages import (
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.tokens import PublicKey, TokenClaims
 
-# Which suite may stand in for a configured minimum: what a quantum computer opens never stands in for what it
-# does not.
-SUITE_STRENGTH = {"X25519": 1, "P256": 1, "MLKEM768_X25519": 2, "MLKEM1024_P384": 3}
 CLUSTER_ID = "cluster"
 ALL = "*"
 # A host keeps keys under the primary key of now, and under a few earlier ones.
@@ -304,8 +301,8 @@ def _provider(name: str, claims: TokenClaims, scope: Scope, snapshot: Snapshot) 
 
 
 def _check_target(claims: TokenClaims, public_key: bytes, minimum: str) -> None:
-    strength = SUITE_STRENGTH.get(claims.hpke.suite, 0)
-    if strength == 0 or strength < SUITE_STRENGTH.get(minimum, max(SUITE_STRENGTH.values()) + 1):
+    known = {claims.hpke.suite, minimum} <= sealing.SUITES.keys()
+    if not known or not sealing.meets_minimum(claims.hpke.suite, minimum):
         raise Refusal(
             "token_invalid",
             f"keys are sealed with {minimum} or stronger; the token has {claims.hpke.suite!r}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What this side shows key servers: client keys, certificates, requests; their sealing to hosts. SYSTEM K2.
+"""What this side shows key servers: client keys, certificates, requests; their sealing to hosts.
 
 Pure but for randomness. A client key is made on one Trust Authority host and leaves it only sealed to the
 configuration keys of the hosts that the manager names; the certificate or request travels in the clear.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a round of answers from a provider's key servers means for one of its primary keys. Pure. PROTOCOL 5.
+"""What a round of answers from a provider's key servers means for one of its primary keys. Pure.
 
-All servers of a provider are asked in each round; they replicate keys, so they must agree. Rules, in order:
+All servers of a provider are asked in each round; they replicate keys, so they must agree. Rules, in order
+(docs/protocol.md 7.4):
 
 1. One server says that the key must not be used (compromised, destroyed, not active yet): nobody uses it,
    whatever the others say, and the copy in memory goes. What was revoked on one server may be under way to

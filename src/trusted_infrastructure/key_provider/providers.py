@@ -3,8 +3,7 @@
 
 `PrimaryKeys` does the I/O that `primary_keys` judges, for each primary key of a provider by itself: the one
 that wraps, and those that it was rotated from. Requests for a key in memory touch no network and wait for
-nobody who does; `check` runs in the background, well within the five minutes of PROTOCOL 5, and when the
-configuration changes.
+nobody who does; `check` runs in the background, well within `FRESH`, and when the configuration changes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from trusted_infrastructure.key_provider.primary_keys import (
 from trusted_infrastructure.kmip.pool import PrimaryKey
 from trusted_infrastructure.refusal import Refusal, Unavailable
 
-# A key is good for this long after a server gave it, before it must be looked at again (PROTOCOL 5, seconds).
+# A key is good for this long after a server gave it, before it must be looked at again (seconds).
 # `key_cache_max_age` is for what comes after: it says how long a key serves when no server answers.
 FRESH = 300.0
 # A key that cannot be had is asked for again for a request at most this often (seconds).

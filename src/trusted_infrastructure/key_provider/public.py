@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The routes for trusted hosts: keys made, opened and wrapped again, reports of what hosts keep, and the keys
-that sign answers. PROTOCOL 5.
+that sign answers. docs/protocol.md 7.1.
 
 A request passes, in order: the transport's limits, `authorization`, the rate limit, the primary keys, and the
 audit log. Each decision, for or against, is one record that is on disk before the answer leaves. No key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making, opening and answering keys for a host that may have them. Pure but for randomness. PROTOCOL 5."""
+"""Making, opening and answering keys for a host that may have them. Pure but for randomness."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReleasedKey:
 
 
 class ResponseKey:
-    """The key that signs answers: made at the start of the service, in memory only. PROTOCOL 1."""
+    """The key that signs answers: made at the start of the service, in memory only. docs/protocol.md 7.3."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())

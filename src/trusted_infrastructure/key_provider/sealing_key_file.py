@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This host's configuration key: what the secrets of its documents are sealed to. PROTOCOL 2."""
+"""This host's configuration key: what the secrets of its documents are sealed to. docs/protocol.md 11."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When this host saw the security generation rise: older tokens' grace period runs from then. PROTOCOL 2."""
+"""When this host saw the security generation rise: older tokens' grace period runs from then."""
 
 from __future__ import annotations
 

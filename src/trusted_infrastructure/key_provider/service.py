@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Key Provider Service of a Trust Authority host: `trusted-infrastructure serve key-provider`. SYSTEM K.
+"""The Key Provider Service of a Trust Authority host: `trusted-infrastructure serve key-provider`.
 
 Wires the parts; decides nothing itself. Two unix sockets behind nginx: `public.sock` for trusted hosts, which
 authenticate by token and proof, and `management.sock` for the manager of the Trust Authority side.
@@ -144,40 +144,8 @@ def build(
     identity_files = IdentityFiles(settings.identity_certificate, settings.identity_key)
     oversight = Oversight(settings, "/kms/v1", identity_files.load, clock, fetch_head)
     audit = oversight.log
-
-    def alarm(provider: str, refusal: Refusal) -> None:
-        log.error("primary_key_alarm", provider=provider, code=refusal.code, reason=refusal.message)
-        audit.append(
-            Decision(
-                time=int(clock()),
-                service=settings.service_id,
-                host="",
-                address="",
-                code=refusal.code,
-                detail={"provider": provider, "reason": refusal.message},
-            )
-        )
-
-    state = HostState(
-        host=settings.host,
-        service_id=settings.service_id,
-        snapshot=SnapshotReader(settings.snapshot),
-        anchors=settings.anchors_directory / "peers.json",
-        attestation_keys=AttestationKeys(
-            settings.state_directory / "attestation-keys.json",
-            settings.side_ca,
-            fetch,
-            time.monotonic,
-            settings.key_set_max_age,
-        ),
-        generations=SecurityGenerations(settings.state_directory / "security-generations.json"),
-        sealing_key=load_or_make(settings.state_directory / "sealing-key.json", settings.sealing_suite),
-        primary_keys=PrimaryKeys(alarm, time.monotonic, pools),
-        identity_files=identity_files,
-        clock=clock,
-        intervals=Intervals(peers=settings.peer_interval, servers=settings.state_check_interval),
-        problems=oversight.problems,
-    )
+    primary_keys = PrimaryKeys(_alarm(settings.service_id, audit, clock), time.monotonic, pools)
+    state = _host_state(settings, fetch, clock, identity_files, oversight, primary_keys)
     usage = Usage(settings.state_directory / "usage.db", clock)
     routes = KeyRoutes(
         state,
@@ -203,6 +171,53 @@ def build(
         audit=audit,
         usage=usage,
         oversight=oversight,
+    )
+
+
+def _alarm(service_id: str, audit: AuditLog, clock: Callable[[], float]) -> Callable[[str, Refusal], None]:
+    def alarm(provider: str, refusal: Refusal) -> None:
+        log.error("primary_key_alarm", provider=provider, code=refusal.code, reason=refusal.message)
+        audit.append(
+            Decision(
+                time=int(clock()),
+                service=service_id,
+                host="",
+                address="",
+                code=refusal.code,
+                detail={"provider": provider, "reason": refusal.message},
+            )
+        )
+
+    return alarm
+
+
+def _host_state(
+    settings: Settings,
+    fetch: Fetch,
+    clock: Callable[[], float],
+    identity_files: IdentityFiles,
+    oversight: Oversight,
+    primary_keys: PrimaryKeys,
+) -> HostState:
+    return HostState(
+        host=settings.host,
+        service_id=settings.service_id,
+        snapshot=SnapshotReader(settings.snapshot),
+        anchors=settings.anchors_directory / "peers.json",
+        attestation_keys=AttestationKeys(
+            settings.state_directory / "attestation-keys.json",
+            settings.side_ca,
+            fetch,
+            time.monotonic,
+            settings.key_set_max_age,
+        ),
+        generations=SecurityGenerations(settings.state_directory / "security-generations.json"),
+        sealing_key=load_or_make(settings.state_directory / "sealing-key.json", settings.sealing_suite),
+        primary_keys=primary_keys,
+        identity_files=identity_files,
+        clock=clock,
+        intervals=Intervals(peers=settings.peer_interval, servers=settings.state_check_interval),
+        problems=oversight.problems,
     )
 
 

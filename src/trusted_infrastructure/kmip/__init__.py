@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The KMIP client: primary keys from key servers, over mutually authenticated TLS. SYSTEM K2, K8; PROTOCOL 5.
+"""The KMIP client: primary keys from key servers, over mutually authenticated TLS. docs/protocol.md 7.4.
 
 connection.py  TLS to a key server, and the certificate that it presents
 session.py     KMIP operations on one connection; the only module that touches PyKMIP

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a client shows key servers: a key with a self-signed certificate, or with a certificate request.
 
-Pure but for randomness. SYSTEM K2.
+Pure but for randomness.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""KMIP operations by which keys are made and put to use, over a `Session`. SYSTEM P1, P6.
+"""KMIP operations by which keys are made and put to use, over a `Session`. docs/protocol.md 7.5.
 
 Sources: KMIP 1.1-1.4 Specification, sections 4.1 (Create), 4.14 (Add Attribute), 4.15 (Modify Attribute),
 4.19 (Activate), 4.20 (Revoke), 4.21 (Destroy), 3.36 (custom attributes: text, name begins with "x-").

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys from one key server, over sessions that stay open. SYSTEM K2, K5, K8; PROTOCOL 5.
+"""Keys from one key server, over sessions that stay open. docs/protocol.md 7.4.
 
 Rules for a primary key, numbered as in `judge`:
 
@@ -203,7 +203,9 @@ def judge(server: KeyServer, key_id: str, found: KeyAttributes) -> str:
     # 3
     if not any(uses <= found.usage for uses in _USES):
         allowed = ", ".join(sorted(found.usage)) or "nothing"
-        raise _unfit(server, key_id, f"may be used for {allowed}; it must be for wrapping or encryption")
+        raise _unfit(
+            server, key_id, f"may be used for {allowed}; it must be for wrapping, encryption or derivation"
+        )
     # 4
     return judge_state(server, key_id, found.state)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The key servers of one standard provider: equal, of one vendor, with replicated keys. SYSTEM P1, P5, P6.
+"""The key servers of one standard provider: equal, of one vendor, with replicated keys. docs/protocol.md 7.5.
 
 They are asked in order. One that fails (not reached, no answer in time, another answer than was asked for) is
 passed over for the next; the one that works is remembered, and the first is tried again every so often, by

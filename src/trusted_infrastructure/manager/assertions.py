@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Host assertions: the workload manager vouches for its hosts (PROTOCOL 3.0). Which are due is decided here.
+"""Host assertions: the workload manager vouches for its hosts. Which are due is decided here.
 
 A host has one assertion while its cluster uses an Attestation Service: for the Trust Authority Cluster's
 group, with the scope and EK digest that were recorded when it was added. It is made again at half life, or

@@ -20,7 +20,7 @@ from trusted_infrastructure.manager import events
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import attestation_states
 from trusted_infrastructure.manager.inventory import Host, all_hosts
-from trusted_infrastructure.times import rfc3339
+from trusted_infrastructure.times import LATEST, rfc3339
 
 KEPT_PER_HOST = 100
 KEPT = 90 * 86_400
@@ -112,12 +112,16 @@ def forget(connection: sql.Connection, hosts: Sequence[str], now: int) -> None:
 
 
 def seconds_of(text: str | None) -> int | None:
-    """Unix seconds of an RFC 3339 time; None for none, and for what is none."""
+    """Unix seconds of an RFC 3339 time; None for none, and for what is none, or in no year that can be said:
+    with its offset, a time of the year 9999 may be later than that."""
     try:
         moment = datetime.datetime.fromisoformat(text or "")
     except ValueError:
         return None
-    return int(moment.timestamp()) if moment.tzinfo is not None else None
+    if moment.tzinfo is None:
+        return None
+    seconds = int(moment.timestamp())
+    return seconds if 0 <= seconds <= LATEST else None
 
 
 def _of(row: sql.Row[Any]) -> Seen:

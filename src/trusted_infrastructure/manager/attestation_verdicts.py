@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -21,7 +21,7 @@ from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import transition_cursors
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
-from trusted_infrastructure.times import rfc3339
+from trusted_infrastructure.times import Moment, rfc3339
 
 BASE = "/attestation/manage/v1"
 PAGE = 500
@@ -29,6 +29,8 @@ PAGE = 500
 PAGES = 20
 
 State = Literal["ATTESTED", "FAILED", "EXPIRED"]
+# What the database keeps: SQLite has integers of 64 bits.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +39,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     principal: str
     host: str
     state: State
-    since: int
-    last: int
-    until: int | None = None
+    since: Moment
+    last: Moment
+    until: Moment | None = None
     reason: str = ""
     message: str = ""
     base_image: str | None = None
@@ -56,17 +58,17 @@ class Verdicts(msgspec.Struct, frozen=True):
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """A state of a host at a service, from `since` on."""
 
-    sequence: int
+    sequence: Number
     principal: str
     host: str
     state: State
-    since: int
-    until: int | None = None
+    since: Moment
+    until: Moment | None = None
     reason: str = ""
     message: str = ""
     base_image: str | None = None
     image_state: str = ""
-    attested_until: int | None = None
+    attested_until: Moment | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class Page(msgspec.Struct, frozen=True):
 
     service: str
     history: str
-    last: int
+    last: Number
     transitions: list[Transition]
     more: bool
 

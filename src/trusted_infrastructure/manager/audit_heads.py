@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Heads of the audit logs of Trust Authority hosts, kept here so that cutting a log's tail shows. PROTOCOL 7.
+"""Heads of the audit logs of Trust Authority hosts, kept here so that cutting a log's tail shows.
 
 A log that lost records, or was replaced, is a warning in service-status until an administrator accepts it, or
 removes its host from the cluster. The head that was seen before is kept; beside it older ones, one an hour

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Audit records of the management API: who did what, and who was refused (PROTOCOL 7)."""
+"""Audit records of the management API: who did what, and who was refused (docs/protocol.md 10)."""
 
 from __future__ import annotations
 

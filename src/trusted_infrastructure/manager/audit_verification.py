@@ -3,7 +3,7 @@
 
 A host reads its log itself, so one that was taken over can say what it likes; what it cannot do is rewrite
 the heads that this manager and its peers keep. Where two keepers have different heads for one record,
-somebody rewrote a log in between, and that is said without asking the host. PROTOCOL 7.
+somebody rewrote a log in between, and that is said without asking the host. docs/protocol.md 10.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def names_object(operation: AnyOperation) -> bool:
 
 
 def administers_trust(operation: AnyOperation) -> bool:
-    """Whether only members of TrustedAdmins do this (SYSTEM P8): it changes the trusted infrastructure."""
+    """Whether only members of TrustedAdmins do this: it changes the trusted infrastructure."""
     return bool(TRUST_CHANGING.intersection(wanted_of(operation)))
 
 

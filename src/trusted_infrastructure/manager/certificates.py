@@ -140,8 +140,3 @@ def read_private_key(field: str, text: str) -> PrivateKeyTypes:
         return load_pem_private_key(text[:TEXT_LIMIT].encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise FieldError(field, "is not an unencrypted private key in PEM") from None
-
-
-def public_pem(certificate: x509.Certificate) -> str:
-    """The public key of a certificate, PEM SubjectPublicKeyInfo."""
-    return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -12,7 +12,6 @@ from trusted_infrastructure.config.documents import Document, Generation
 
 Health = Literal["NONE", "OK", "WARNING", "ERROR"]
 Key = tuple[str, str]
-DELETED_DIGEST = Document("", "", Generation(1, 1), None).digest
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):

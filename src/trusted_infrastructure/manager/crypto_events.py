@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Encryption events: each has user, time, key id, operation and object (SYSTEM P7, P9)."""
+"""Encryption events: each has user, time, key id, operation and object. docs/events.md."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The manager's database: inventory, desired documents, registrations, tasks, sessions (SYSTEM T6).
+"""The manager's database: inventory, desired documents, registrations, tasks, sessions.
 
 SQLite by default (file 0600, WAL, synchronous FULL: what was committed survives SIGKILL and power loss);
 any other SQLAlchemy URL where several instances serve one manager. Transactions are short and run on the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets in the manager's database, encrypted under a key that is not in it (PROTOCOL 2).
+"""Secrets in the manager's database, encrypted under a key that is not in it.
 
 The key is a file beside the database (0600): a copy of the database alone, a dump or a backup of it, shows no
 key of a native provider and no credential of a key server. Whoever has both has the secrets.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Desired documents of a cluster and their generations. What runs lives on the hosts (SYSTEM T6);
-this is what they are compared with and brought to.
+"""Desired documents of a cluster and their generations. What runs lives on the hosts; this is what they
+are compared with and brought to.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ OF_STATE = {
     "EXPIRED": HOST_ATTESTATION_UNSET,
     "UNREACHABLE": HOST_ATTESTATION_UNSET,
 }
-# Encryption events (reference vsphere_trust_workflow, section 9).
+# Encryption events (docs/events.md).
 CRYPTO_OPERATION = "com.vmware.vc.crypto.Operation"
 SEND_KEY_HOST_ERROR = "com.vmware.vc.host.Crypto.SendKeyError.HostError"
 SEND_KEY_MISSING_ON_KMS = "com.vmware.vc.kms.crypto.SendKeyError.KeyMissingOnKMS"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Groups of users. TrustedAdmins is built in: its members alone change the trusted infrastructure (P8)."""
+"""Groups of users. TrustedAdmins is built in: its members alone change the trusted infrastructure."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from trusted_infrastructure.key_delivery import (
 )
 from trusted_infrastructure.manager import crypto_events, events
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.inventory import Host
-from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.inventory import Host, is_member
+from trusted_infrastructure.manager.nodes import AGENT, NodeError, ask
 
-KEYS = "/agent/manage/v1/keys"
+KEYS = f"{AGENT}/keys"
 # An agent answers a request to wrap keys again after 45 s with what it has, and the last key may take longer.
 REWRAP_TIMEOUT = 100.0
+# Seconds for all keys of one host. The most that a host keeps take about an hour at the rate of one host.
+REWRAP_LIMIT = 6 * 3600.0
 UNFINISHED = "rewrap_unfinished"
+# Seconds for all pages of one host: a slow one must not keep those who ask about all hosts.
+USE_TIMEOUT = 60.0
 # More than this a host does not keep: what says so is no report, and would be asked for ever.
 MOST_KEYS = 65_536
 # Events in one transaction: others wait for it.
@@ -78,12 +83,13 @@ async def use_of(manager: Manager, host: Host, provider: str) -> Use:
 
 
 async def use_of_all(manager: Manager, hosts: Sequence[Host], provider: str) -> dict[str, Use]:
-    """The same of several hosts at once, by name of those hosts that answer."""
+    """The same of several hosts at once, by name of those hosts that answer within a minute."""
 
     async def one(host: Host) -> Use | None:
         try:
-            return await use_of(manager, host, provider)
-        except NodeError:
+            async with asyncio.timeout(USE_TIMEOUT):
+                return await use_of(manager, host, provider)
+        except (NodeError, TimeoutError):
             return None
 
     uses = await asyncio.gather(*(one(host) for host in hosts))
@@ -110,8 +116,9 @@ async def rewrap(
 
 
 async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrapped:
-    """One host. Keys for which it had no time are asked for again, as long as it gets on; and those alone,
-    because with `replace` each of the others would get another key encryption key."""
+    """One host. Keys for which it had no time are asked for again, as long as it gets on and is a member; and
+    those alone, because with `replace` each of the others would get another key encryption key."""
+    end = time.monotonic() + REWRAP_LIMIT
     rewrapped: list[KeyRecord] = []
     left: list[LeftKey] = []
     deep: dict[str, KeyRecord] = {}
@@ -129,12 +136,20 @@ async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrappe
         deep |= {key.key_id: key for key in report.deep_recrypt}
         left += [key for key in report.left if key.code != UNFINISHED]
         rest = [key for key in report.left if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
-        if not rest or not report.rewrapped or len(rewrapped) >= MOST_KEYS:
+        told = max(len(rewrapped) + len(left) + len(rest), len(deep))
+        if not rest or not report.rewrapped or told > MOST_KEYS or time.monotonic() > end:
             break
+        with manager.database.transaction() as connection:
+            if not is_member(connection, host):
+                break
         asked = msgspec.structs.replace(asked, key_ids=[key.key_id for key in rest[:MAX_OBJECTS]])
     return Rewrapped(
         host,
-        RewrapReport(rewrapped=rewrapped[:MOST_KEYS], left=left + rest, deep_recrypt=list(deep.values())),
+        RewrapReport(
+            rewrapped=rewrapped[:MOST_KEYS],
+            left=(left + rest)[:MOST_KEYS],
+            deep_recrypt=list(deep.values())[:MOST_KEYS],
+        ),
         failure,
     )
 

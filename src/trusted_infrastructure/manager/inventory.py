@@ -116,6 +116,12 @@ def host_named(connection: sql.Connection, name: str) -> Host | None:
     return None if row is None else host_of_row(row)
 
 
+def is_member(connection: sql.Connection, host: Host) -> bool:
+    """Whether a host, as it was found before, is still in its cluster, and did not leave and come back."""
+    found = host_named(connection, host.name)
+    return found is not None and found.number == host.number
+
+
 def hosts_of(connection: sql.Connection, cluster: Cluster) -> list[Host]:
     """The hosts of a cluster, in the order in which they were added."""
     return [host for host in all_hosts(connection) if host.cluster == cluster.number]

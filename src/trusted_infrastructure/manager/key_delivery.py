@@ -2,7 +2,7 @@
 """Passing keys of standard providers to hosts: over mTLS, sealed to a key that an agent makes at each start.
 
 Hosts ask, and this manager answers; as hosts do not call managers, it waits at each host for what it asks
-(a long poll), while there is a standard provider at all. SYSTEM P1, P7; docs/protocol.md.
+(a long poll), while there is a standard provider at all. docs/protocol.md 7.5.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from trusted_infrastructure.key_delivery import (
 from trusted_infrastructure.kmip.servers import ServedKey
 from trusted_infrastructure.manager import events, known_keys, standard_keys, standard_providers
 from trusted_infrastructure.manager.context import Manager
-from trusted_infrastructure.manager.inventory import Cluster, Host, all_hosts, host_named, hosts_of
+from trusted_infrastructure.manager.inventory import Cluster, Host, all_hosts, host_named, hosts_of, is_member
 from trusted_infrastructure.manager.known_keys import Asker, Use
-from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.nodes import AGENT, NodeError, ask
+from trusted_infrastructure.manager.standard_key_servers import MAX_CALLS
 from trusted_infrastructure.manager.vapi.errors import VapiError
 from trusted_infrastructure.messages import delivery_info
 from trusted_infrastructure.refusal import STOPPING, Refusal
 
-AGENT = "/agent/manage/v1"
 WAIT = 25  # seconds of a long poll
 # Seconds between looks for hosts that came and went.
 LOOK_AGAIN = 5.0
@@ -194,13 +194,20 @@ async def answer(manager: Manager, name: str, asked: KeyRequests) -> None:
         return
     requests = asked.requests[:MAX_KEYS]
     target = DeliveryTarget(instance=asked.instance, suite=asked.suite, public_key=asked.public_key)
-    answered = await asyncio.gather(*(fulfil(manager, host, asked.instance, request) for request in requests))
-    with manager.database.transaction() as connection:
-        if host_named(connection, name) != host:
-            return  # it left its cluster, or is in another one by now
+    gate = asyncio.Semaphore(MAX_CALLS)
+
+    async def one(request: KeyRequest) -> Answered:
+        async with gate:
+            await asyncio.sleep(0)  # what is refused at once is refused a few at a time, too
+            return await fulfil(manager, host, asked.instance, request)
+
+    answered = await asyncio.gather(*(one(request) for request in requests))
     passed = [Passed(item.request.provider, item.key, use_of(item.request)) for item in answered if item.key]
     messages = [item.message() for item in answered]
     await pass_keys(manager, host, target, passed, messages, f"host:{host.name}")
+    if any(item.refusal for item in answered):
+        # Still in hand for as long: a host that asks for what it may not have asks that often, and no more.
+        await asyncio.sleep(FIRST_PAUSE)
 
 
 async def fulfil(manager: Manager, host: Host, instance: str, request: KeyRequest) -> Answered:
@@ -232,7 +239,11 @@ async def pass_keys(
     answers: list[KeyRequestAnswer],
     user: str,
 ) -> None:
-    """Passes keys and answers to a host, with an event for each key. Raises NodeError."""
+    """Passes keys and answers to a host, with an event for each key; nothing to one that has left its
+    cluster, or is in another one by now. Raises NodeError."""
+    with manager.database.transaction() as connection:
+        if not is_member(connection, host):
+            return
     try:
         keys = [sealed(host, target, item) for item in passed]
         message = StandardKeys(instance=target.instance, keys=keys, answers=answers)

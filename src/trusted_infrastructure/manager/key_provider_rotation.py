@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rotation of a trusted key provider's primary key, in steps that each leave every key readable. SYSTEM K5,
-X5.
+"""Rotation of a trusted key provider's primary key, in steps that each leave every key readable.
 
 1. `rotate`: the new key wraps from now on; the old one is kept as a previous key, which opens. One change of
    the provider's document, so that a Trust Authority host has either the one or the other.

@@ -87,7 +87,7 @@ async def change(context: Context, provider: str, edit: Callable[[KeyProvider], 
 
 
 async def learn_check_value(context: Context, provider: str) -> None:
-    """Records the primary key's check value once all key servers can be asked and agree (PROTOCOL 5).
+    """Records the primary key's check value once all key servers can be asked and agree.
 
     Until trust with the key servers is complete it cannot be learned: that is no error, the provider's health
     says what is missing, and the next change of the provider tries again."""

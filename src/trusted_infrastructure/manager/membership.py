@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hosts join and leave clusters (SYSTEM T8): what has to be decided and sent, on both sides."""
+"""Hosts join and leave clusters: what has to be decided and sent, on both sides."""
 
 from __future__ import annotations
 

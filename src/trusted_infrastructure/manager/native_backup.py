@@ -40,6 +40,7 @@ from trusted_infrastructure import key_delivery
 from trusted_infrastructure.json_names import repeated_name
 from trusted_infrastructure.manager import pkcs12_form
 from trusted_infrastructure.manager.vapi.structure import FieldError, check_name
+from trusted_infrastructure.times import Moment
 from trusted_infrastructure.tpm import der
 
 BACKUP_OID = x509.ObjectIdentifier("2.25.229116422192664471780728643815307835973")
@@ -80,7 +81,7 @@ class BackupDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         list[BackupKey], msgspec.Meta(min_length=1, max_length=1 + key_delivery.MAX_PREVIOUS_KEYS)
     ]
     tpm_required: bool
-    exported: Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
+    exported: Moment
 
     def __post_init__(self) -> None:
         check_name("provider", self.provider)

@@ -19,7 +19,7 @@ from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.native_providers import Provider
 from trusted_infrastructure.manager.vapi.errors import ResourceInaccessible
 
-log = structlog.get_logger("manager.native_providers")
+log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 def add(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Native key providers as this manager keeps them: names, keys, and whether they were backed up (SYSTEM P3).
+"""Native key providers as this manager keeps them: names, keys, and whether they were backed up.
 
 Rules
 1. A provider has one current key derivation key (KDK, 32 bytes) and any number of previous ones: a new key id
@@ -176,12 +176,17 @@ def remove_key(connection: sql.Connection, provider: Provider, key_id: str) -> N
     """Removes a previous key, or one that only hosts have. Raises NotAllowedInCurrentState
     `native_key_current`."""
     if key_id == provider.key_id:
-        raise NotAllowedInCurrentState(
-            f"{key_id} is the current key of {provider.name!r}; give the provider another one first.",
-            key_id,
-            reason="native_key_current",
-        )
+        raise is_current(provider.name, key_id)
     forget_key(connection, provider.name, key_id)
+
+
+def is_current(name: str, key_id: str) -> NotAllowedInCurrentState:
+    """The refusal of removing a provider's current key."""
+    return NotAllowedInCurrentState(
+        f"{key_id} is the current key of {name!r}; give the provider another one first.",
+        key_id,
+        reason="native_key_current",
+    )
 
 
 def forget_key(connection: sql.Connection, name: str, key_id: str) -> None:

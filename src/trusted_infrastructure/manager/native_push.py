@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Native key providers on their way to hosts (SYSTEM P3): whoever differs is given what it should have.
+"""Native key providers on their way to hosts: whoever differs is given what it should have.
 
 Rules
 1. Usable providers go to every host of every cluster of this manager; each key is sealed to the host's
@@ -43,18 +43,17 @@ from trusted_infrastructure.manager import (
 )
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import native_host_states
-from trusted_infrastructure.manager.inventory import Host, all_hosts, find_cluster, host_named
+from trusted_infrastructure.manager.inventory import Host, all_hosts, find_cluster, host_named, is_member
 from trusted_infrastructure.manager.native_providers import Provider
-from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
+from trusted_infrastructure.manager.nodes import AGENT, NodeError, ask, ask_all
 from trusted_infrastructure.manager.pcr_policies import policy_key, reference_of
 from trusted_infrastructure.messages import delivery_info
 from trusted_infrastructure.refusal import Refusal
 
-AGENT = "/agent/manage/v1"
-STATES = f"{AGENT}/native-providers"
+PROVIDERS = f"{AGENT}/native-providers"
 AT_ONCE = 16  # hosts
 AVAILABLE, LOCKED = "AVAILABLE", "LOCKED"
-log = structlog.get_logger("manager.native_push")
+log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 @dataclass(frozen=True)
@@ -143,6 +142,7 @@ async def push(manager: Manager, host: Host) -> None:
             rows = rows_of(connection, host.name)
         if member is None or not (wanted or rows):
             return
+        host = member
         try:
             found = await states_of(manager, host.name)
         except NodeError as error:
@@ -192,6 +192,8 @@ async def send(
     """One push. Raises NodeError, Refusal."""
     provider = item.provider
     with manager.database.transaction() as connection:
+        if not is_member(connection, host):
+            return  # it left while it was asked: the keys are others by now, and not for it
         keys = native_providers.keys_of(connection, manager.secrets, provider)
         row = rows_of(connection, host.name).get(provider.name, Row())
         store(connection, host.name, provider.name, replace(row, sent=True))
@@ -205,7 +207,7 @@ async def send(
         removed=sorted(item.removed.intersection(before.keys if before else ()))[:MAX_KEYS],
         keys=[sealed(host.name, provider.name, key, target) for key in keys],
     )
-    state = await ask(manager.nodes, host.name, "POST", STATES, NativeProviderState, body)
+    state = await ask(manager.nodes, host.name, "POST", PROVIDERS, NativeProviderState, body)
     if not item.fits(state):
         raise NodeError(
             host.name,
@@ -248,7 +250,7 @@ async def withdraw(manager: Manager, host: str, provider: str) -> None:
 async def asked_to_forget(manager: Manager, host: str, provider: str) -> bool:
     """Whether a host has forgotten a provider."""
     try:
-        await manager.nodes.call(host, "DELETE", f"{STATES}/{quote(provider, safe='')}")
+        await manager.nodes.call(host, "DELETE", f"{PROVIDERS}/{quote(provider, safe='')}")
     except NodeError as error:
         log.warning("native_provider_not_withdrawn", host=host, provider=provider, code=error.code)
         return error.code == "provider_unknown"
@@ -257,14 +259,14 @@ async def asked_to_forget(manager: Manager, host: str, provider: str) -> bool:
 
 async def states_of(manager: Manager, host: str) -> States:
     """What a host says that it has, by provider. Raises NodeError."""
-    answer = await ask(manager.nodes, host, "GET", STATES, NativeProviderStates)
+    answer = await ask(manager.nodes, host, "GET", PROVIDERS, NativeProviderStates)
     return {state.provider: state for state in answer.providers}
 
 
 async def states_of_all(manager: Manager, hosts: Sequence[Host]) -> dict[str, States | NodeError]:
     """The same of several hosts, by name of host."""
     names = [host.name for host in hosts]
-    answers = await ask_all(manager.nodes, names, "GET", STATES, NativeProviderStates)
+    answers = await ask_all(manager.nodes, names, "GET", PROVIDERS, NativeProviderStates)
     return {
         name: answer if isinstance(answer, NodeError) else {item.provider: item for item in answer.providers}
         for name, answer in answers.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a manager talks to its hosts: mTLS to the `config` front door of each (PROTOCOL 6)."""
+"""How a manager talks to its hosts: mTLS to the `config` front door of each (docs/protocol.md 1)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, Resou
 from trusted_infrastructure.transport import ANSWER_LIMIT, AnswerRefused
 
 Answer = TypeVar("Answer")
+# What the agent answers to its manager is below this path.
+AGENT = "/agent/manage/v1"
 # Of a host's error: it goes into events, tasks and health, and no service's is longer.
 CODE_LIMIT, TEXT_LIMIT = 64, 4096
-log = structlog.get_logger("manager.nodes")
+log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 class NodeError(Exception):
@@ -94,7 +96,7 @@ class HttpNodes:
         except httpx.TimeoutException:
             raise NodeError(host, "unreachable", "did not answer in time") from None
         except httpx.HTTPError as error:
-            log.info("node_unreachable", host=host, path=path, error=str(error))
+            log.debug("node_unreachable", host=host, path=path, error=str(error))
             raise unreached(host, str(error)[:200] or type(error).__name__) from None
         if answer.is_success:
             return answer.content

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The identity by which a workload manager vouches for its hosts (PROTOCOL 3.0)."""
+"""The identity by which a workload manager vouches for its hosts (docs/protocol.md 2)."""
 
 from __future__ import annotations
 

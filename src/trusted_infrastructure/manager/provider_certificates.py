@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Client certificates that are given for key providers, trusted and standard: which key each goes with. Pure.
 
-Three ways lead to a certificate that somebody else issued (SYSTEM K2): it comes with its private key, it is
+Three ways lead to a certificate that somebody else issued: it comes with its private key, it is
 another one for the client key that the provider has (a renewed one), or it answers the outstanding request.
 """
 

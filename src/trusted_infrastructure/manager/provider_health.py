@@ -26,7 +26,7 @@ from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.database import attestation_states, key_provider_health
 from trusted_infrastructure.manager.health import Verdict
 from trusted_infrastructure.manager.inventory import Host, all_clusters, hosts_of
-from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.nodes import AGENT, TEXT_LIMIT, NodeError, ask
 from trusted_infrastructure.manager.vapi.errors import message
 
 CHECK_EVERY = 300
@@ -136,7 +136,7 @@ def hosts_to_ask(connection: sql.Connection, group: str) -> list[str]:
 async def ask_hosts(manager: Manager, provider: str, hosts: Sequence[str]) -> Finding | None:
     """What the first host says that can tell; None where none can."""
     for host in hosts[:HOSTS_ASKED]:
-        path, body = "/agent/manage/v1/key-check", {"provider": provider}
+        path, body = f"{AGENT}/key-check", {"provider": provider}
         try:
             found = await ask(manager.nodes, host, "POST", path, KeyCheck, body, CHECK_TIMEOUT)
         except NodeError:
@@ -144,7 +144,7 @@ async def ask_hosts(manager: Manager, provider: str, hosts: Sequence[str]) -> Fi
         if found.result == "OK":
             return Finding("OK")
         if found.result in EVENT_OF:
-            return Finding("ERROR", found.result, found.message, host)
+            return Finding("ERROR", found.result, found.message[:TEXT_LIMIT], host)
     return None
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The key providers of a workload manager, of all three kinds: their names, which is the default, and what
-hosts are told of them (SYSTEM P4).
+hosts are told of them.
 
 Each kind has its own table; names are unique over all. The first provider is the default of the manager. One
 that is removed leaves none where it was the default: no other begins to encrypt without somebody saying so.

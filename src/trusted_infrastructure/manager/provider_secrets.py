@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets of key providers: sealed to each Trust Authority host's configuration key (PROTOCOL 2).
+"""Secrets of key providers: sealed to each Trust Authority host's configuration key (docs/protocol.md 11).
 
 The manager sees a password or a given private key once, seals it, and forgets it. Client keys that a host
 makes it never sees. A host that joins gets its parts from a host that can open its own.

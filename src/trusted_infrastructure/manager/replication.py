@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bringing hosts to the desired state (SYSTEM T7).
+"""Bringing hosts to the desired state.
 
 The one way to change configuration: commit the desired documents, then send each host of the cluster what it
 lacks. So a host that was away gets everything that it missed with the next change or with a remediation; what
@@ -31,7 +31,7 @@ from trusted_infrastructure.manager.nodes import NodeError, Nodes, applied, ask
 from trusted_infrastructure.manager.vapi.errors import ResourceBusy, ResourceInaccessible
 
 BATCH_BYTES = 8 * 1024 * 1024
-log = structlog.get_logger("manager.replication")
+log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keys of standard providers: made and got at the key servers for the hosts of a cluster. SYSTEM P1, P6, P7.
+"""Keys of standard providers: made and got at the key servers for hosts of a cluster. docs/protocol.md 7.5.
 
 The manager keeps ids, what a key is used for, and a check value by which another key under the same id shows;
 never a key. A key belongs to the cluster that it was made for: hosts of others do not get it.

@@ -8,7 +8,6 @@ import datetime
 from dataclasses import dataclass, field
 
 import msgspec
-import structlog
 
 from trusted_infrastructure.kmip.client_certificates import certificate_end
 from trusted_infrastructure.kmip.servers import KeyServerGroup, ServerStatus
@@ -28,7 +27,6 @@ from trusted_infrastructure.refusal import Refusal
 LOOK_EVERY = 300
 # Keys of a provider whose state is asked for in one round, those that were asked longest ago first.
 STATES_AT_ONCE = 100
-log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def report(name: str, provider: StandardProvider, looked: Looked, now: float) ->
         details.append(message("No key server can be used.", "key_server_unreachable", name))
     else:
         overall = "OK" if worst(healths) == "OK" else "WARNING"
-    for text, code in provider_warnings(name, provider, moment):
+    for text, code in provider_warnings(provider, moment):
         overall = worst([overall, "WARNING"])
         details.append(message(text, code, name))
     return Report(overall, details, found)
@@ -92,9 +90,7 @@ def server_report(status: ServerStatus, moment: datetime.datetime) -> ServerRepo
     )
 
 
-def provider_warnings(
-    name: str, provider: StandardProvider, moment: datetime.datetime
-) -> list[tuple[str, str]]:
+def provider_warnings(provider: StandardProvider, moment: datetime.datetime) -> list[tuple[str, str]]:
     """What is wrong, or will be, with a provider by itself: text and reason code."""
     found = []
     if provider.password is not None and not standard_providers.has_credential(provider):
@@ -158,7 +154,7 @@ async def upkeep(manager: Manager) -> None:
 def tell_of_vendors(manager: Manager, name: str, looked: Looked) -> None:
     """Events of what key servers say of who made them: once for each, and again where it is another one, but
     one a day for each server: whoever looks makes them. They are for people: the key servers of a provider
-    are to be of one vendor (SYSTEM P5)."""
+    are to be of one vendor."""
     now = manager.clock()
     day = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
     told = {status.name: status.vendor for status in looked.servers if status.vendor}

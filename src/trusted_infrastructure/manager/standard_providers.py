@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Standard key providers: what the manager keeps of them, and how it reaches their key servers. SYSTEM P1,
-P5.
+"""Standard key providers: what the manager keeps of them, and how it reaches their key servers.
 
 Passwords and client keys are in the database encrypted (database_secrets), and opened where a connection is
 made. A password is bound to key servers, proxy and certificates as that of a trusted provider: what came

@@ -25,11 +25,6 @@ def services(connection: sql.Connection, cluster: Cluster, kind: Kind) -> dict[s
     return dict(desired.contents(connection, cluster, kind, RegisteredService))
 
 
-def is_trusted(connection: sql.Connection, cluster: Cluster) -> bool:
-    """Whether the cluster uses any service."""
-    return any(services(connection, cluster, kind) for kind in KINDS)
-
-
 def attaching(
     connection: sql.Connection,
     manager: Manager,

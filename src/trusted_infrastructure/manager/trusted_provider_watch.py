@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the Trust Authority side tells of its trusted providers by itself: health that changed, as the Key
-Provider Services report it, and certificates that end. SYSTEM P7."""
+Provider Services report it, and certificates that end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the services of a Trust Authority host know of their peers, and keep for them. PROTOCOL 1, 2, 7.
+"""What the services of a Trust Authority host know of their peers, and keep for them.
 
 Each service reads the signed audit head of the same service on every peer, all the time. One answer says
 three things: where the peer's audit log stands (kept, so that a cut tail shows), what its clock shows, and

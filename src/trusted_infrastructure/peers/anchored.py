@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which peers count: those in the Trust Authority Cluster's document *and* in the anchors. PROTOCOL 1.
+"""Which peers count: those in the Trust Authority Cluster's document *and* in the anchors.
 
 Only local root writes the anchors: a manager can take a peer away, but cannot bring in one of its own.
 """

@@ -86,7 +86,7 @@ class Oversight:
             state / CLOCK_STATE, settings.clock_max_unsynchronized, self.log.last_time, clocks
         )
         self.watch = PeerWatch(
-            Service(settings.host, role_of(settings.service_id), self._head_path),
+            Service(settings.host, role_of(settings.service_id)),
             self._reader.current,
             settings.anchors_directory / "peers.json",
             settings.side_ca,

@@ -2,7 +2,7 @@
 """Asks the peers of one service, keeps what they say, and judges this service by it.
 
 Every process of a service asks once at its start, before it serves: it must not serve under an older
-security generation than a peer that can be reached (PROTOCOL 2). After that one process of them asks for all,
+security generation than a peer that can be reached. After that one process of them asks for all,
 whichever holds a lock, and the others read what it wrote.
 
 A peer's word can only make this service more careful: refuse (an older generation, a clock that is off) or
@@ -38,7 +38,7 @@ from trusted_infrastructure.peers.heads import (
     of_members,
 )
 from trusted_infrastructure.refusal import Refusal, Unavailable
-from trusted_infrastructure.state_files import read_state, state_lock, write_state
+from trusted_infrastructure.state_files import read_state, state_lock, unusable, write_state
 from trusted_infrastructure.transport import answer_of, public_client, unreachable
 
 log = structlog.get_logger("trusted_infrastructure.peers")
@@ -54,11 +54,10 @@ FetchHead = Callable[[Peer], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Service:
-    """Which service watches. role: of its certificate. head_path: of the public route with the head."""
+    """Which service watches. role: of its certificate."""
 
     host: str
     role: str
-    head_path: str
 
 
 class PeerWatch:
@@ -162,7 +161,11 @@ class PeerWatch:
         try:
             ca = self._ca.read_text()
         except OSError as error:
-            raise Unavailable("configuration_unavailable", f"{self._ca}: {error.strerror}") from None
+            raise Unavailable(
+                "configuration_unavailable",
+                f"{self._ca}: {error.strerror}",
+                "let site.yml place the CA's certificate again",
+            ) from None
         claims = tokens.verify_audit_head(signed, ca, SIDE, self._service.role, now)
         if claims.service_id.partition("@")[2] != host:
             raise Refusal("audit_head_invalid", f"{claims.service_id} answered for {host}", status=401)
@@ -219,7 +222,7 @@ class PeerWatch:
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise Unavailable("state_unusable", f"{name}: {error.strerror}") from None
+            raise unusable(name, error.strerror) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

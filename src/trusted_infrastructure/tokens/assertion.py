@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Host assertions: what a workload manager vouches for. PROTOCOL 3.0."""
+"""Host assertions: what a workload manager vouches for. docs/protocol.md 3.0."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trusted_infrastructure.tokens.jws import (
     SKEW,
     Claims,
     Hex256,
+    HostName,
     PrivateKey,
     PublicKey,
     Text,
@@ -30,14 +31,14 @@ MAX_ASSERTION_LIFETIME = 90 * 86400
 
 
 class AssertionClaims(Claims, frozen=True):
-    """What a workload manager vouches for: this host (sub) is of this scope and has this TPM. PROTOCOL 3.0.
+    """What a workload manager vouches for: this host (sub) is of this scope and has this TPM.
 
     iss: issuer of the principal. aud: group of the Trust Authority Cluster. ek_digest: SHA-256 (hex) of
     exactly one EK public area.
     """
 
     iss: Text
-    sub: Text
+    sub: HostName
     scope: Text
     ek_digest: Hex256
     aud: Text

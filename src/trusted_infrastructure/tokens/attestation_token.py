@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The attestation token: what an attestation service says of a host. PROTOCOL 4."""
+"""The attestation token: what an attestation service says of a host. docs/protocol.md 4."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trusted_infrastructure.tokens.jws import (
     SKEW,
     Claims,
     Hex256,
+    HostName,
     PrivateKey,
     PublicKey,
     Text,
@@ -40,7 +41,7 @@ class SealingTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TokenClaims(Claims, frozen=True):
-    """What an attestation service says of a host. PROTOCOL 4. Times in Unix seconds.
+    """What an attestation service says of a host. Times in Unix seconds.
 
     iss: id of the attestation service. aud: group of the Trust Authority Cluster. sub: host id.
     ek_digest: SHA-256 (hex) of the EK's public area. base_image, userspace: what it booted, and what covers
@@ -49,7 +50,7 @@ class TokenClaims(Claims, frozen=True):
 
     iss: Text
     aud: Text
-    sub: Text
+    sub: HostName
     scope: Text
     principal: Text
     ek_digest: Hex256

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a service's identity key signs: its key set, and the head of its audit log. PROTOCOL 1, 7."""
+"""What a service's identity key signs: its key set, and the head of its audit log. docs/protocol.md 6, 10."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class _KeySetClaims(Claims, frozen=True):
 
 
 class AuditHeadClaims(Claims, frozen=True):
-    """Where an audit chain stands: `audit.Head` of one service at a time (iat, Unix seconds). PROTOCOL 7.
+    """Where an audit chain stands: `audit.Head` of one service at a time (iat, Unix seconds).
 
-    security_generation: of the configuration that the service has; None when it has none. PROTOCOL 2.
+    security_generation: of the configuration that the service has; None when it has none.
     """
 
     service_id: Text

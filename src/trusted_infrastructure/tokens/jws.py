@@ -25,6 +25,13 @@ MAX_SIZE = 16384
 SKEW = 60
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+# People read these, and managers take no other: no control characters, none that turn the direction of text.
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
+    ),
+]
 Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Proofs of possession (DPoP, RFC 9449) that also hold the digest of the body. PROTOCOL 4."""
+"""Proofs of possession (DPoP, RFC 9449) that also hold the digest of the body. docs/protocol.md 5."""
 
 from __future__ import annotations
 

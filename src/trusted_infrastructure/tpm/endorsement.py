@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
@@ -150,19 +149,6 @@ def verify_path(
     alone serves for enrolling a certificate. Raises Refusal (ek_certificate_invalid)."""
     _check_leaf(leaf, now)
     return _PathBuilder(from_host, authorities, now).build(leaf)
-
-
-def has_public_key(ek: PublicArea, pem: str) -> bool:
-    """Whether `pem` (SubjectPublicKeyInfo) is the public key of `ek`. Raises InvalidField
-    (malformed_request)."""
-    try:
-        enrolled = serialization.load_pem_public_key(pem.encode())
-        der = enrolled.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidField("public_key", f"is not a public key in PEM: {error}") from None
-    return der == _public_key_der(ek)
 
 
 def _public_key_der(ek: PublicArea) -> bytes:

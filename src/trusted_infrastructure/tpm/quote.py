@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Quotes: parse what a TPM signed, and verify it.
 
-`verify_quote` holds all rules, in the order of docs/protocol.md ('Verification'):
+The rules, in the order of docs/protocol.md 3.4: `verify_signed` applies 1 to 7 to what the TPM signed,
+`check_pcr_digest` the last to the values that are judged, once they are known.
 1. magic: made inside a TPM        2. type: a quote
 3. exact length                    4. signature by the attestation key's own scheme
 5. qualifying data: ours, now      6. qualified name: a key under the endorsement hierarchy
@@ -158,7 +159,7 @@ def parse_signature(data: bytes) -> Signature:
     return Signature(algorithm, hash_algorithm, value)
 
 
-def verify_quote(
+def verify_signed(
     *,
     ak: PublicArea,
     attest: bytes,
@@ -167,14 +168,13 @@ def verify_quote(
     qualified_names: Collection[bytes],
     bank: str,
     pcrs: Collection[int],
-    pcr_values: Mapping[int, bytes],
 ) -> Quote:
-    """Verify a quote; returns it when every step passes.
+    """Verify what a TPM signed; returns it when steps 1 to 7 pass. Its values are still to be checked, with
+    `check_pcr_digest`.
 
     ak: the attestation key, already through `keys.check_attestation_key`. attest: TPMS_ATTEST (no size).
     signature: TPMT_SIGNATURE. qualifying_data: what we computed ourselves. qualified_names: the names that
-    the signer may have (`keys.endorsement_hierarchy_names`). bank, pcrs: the policy's. pcr_values: PCR number
-    to digest, the values that will be judged; numbers outside `pcrs` are ignored.
+    the signer may have (`keys.endorsement_hierarchy_names`). bank, pcrs: the policy's.
     Raises Refusal with a quote_* code, or InvalidField (malformed_request).
     """
     quote = parse_quote(attest)  # steps 1 to 3
@@ -182,7 +182,6 @@ def verify_quote(
     check_qualifying_data(quote, qualifying_data)  # step 5
     check_qualified_name(quote, qualified_names)  # step 6
     check_selection(quote, bank, pcrs)  # step 7
-    check_pcr_digest(quote, ak, pcrs, pcr_values)  # step 8
     return quote
 
 

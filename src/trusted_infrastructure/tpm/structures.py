@@ -116,11 +116,6 @@ def u32(value: int) -> bytes:
     return struct.pack(">I", value)
 
 
-def u64(value: int) -> bytes:
-    """Big-endian 64-bit integer."""
-    return struct.pack(">Q", value)
-
-
 def tpm2b(content: bytes) -> bytes:
     """TPM2B: 16-bit size and content (TPM 2.0 Part 2, 10.4). content: at most 65535 bytes."""
     return u16(len(content)) + content

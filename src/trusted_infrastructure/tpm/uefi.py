@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""UEFI structures in event data: variables, signature databases, boot options, loaded images, GPT.
+"""UEFI structures in event data: variables, signature databases, loaded images, GPT.
 
 Each function takes event data and raises InvalidField (event_log_malformed) where it is not of that form.
 
 Sources: TCG PC Client Platform Firmware Profile 1.06, 10.2.3 (UEFI_IMAGE_LOAD_EVENT), 10.2.4 (UEFI_GPT_DATA),
 10.2.6 (UEFI_VARIABLE_DATA), 10.2.2 (firmware blobs, handoff tables); UEFI Specification 2.10, 32.4.1
-(EFI_SIGNATURE_LIST), 3.1.3 (EFI_LOAD_OPTION), 5.3 (GPT). All little-endian.
+(EFI_SIGNATURE_LIST), 5.3 (GPT). All little-endian.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from trusted_infrastructure.tpm.structures import Reader
 
 GLOBAL_VARIABLE = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 IMAGE_SECURITY_DATABASE = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
-SHIM_LOCK = "605dab50-e046-4300-abb6-3dd810dd8b23"
 
 _SIGNATURE_TYPES = {
     "c1c41626-504c-4092-aca9-41f936934328": "sha256",
@@ -55,18 +54,6 @@ class Signature:
     kind: str
     owner: str
     data: bytes
-
-
-@dataclass(frozen=True)
-class LoadOption:
-    """EFI_LOAD_OPTION, the content of Boot####. device_path: text. file: the file in it, where it names
-    one."""
-
-    attributes: int
-    description: str
-    device_path: str
-    file: str | None
-    optional_data: bytes
 
 
 @dataclass(frozen=True)
@@ -182,49 +169,6 @@ def signature_database(data: bytes) -> tuple[Signature, ...]:
             owner = guid(reader.take(16, "SignatureOwner"))
             found.append(Signature(kind, owner, reader.take(size - 16, "SignatureData")))
     return tuple(found)
-
-
-def authority_signature(data: bytes) -> Signature:
-    """EFI_SIGNATURE_DATA: the one entry that allowed an image (content of EV_EFI_VARIABLE_AUTHORITY)."""
-    reader = Reader(data, "authority", order="<", code=_CODE)
-    owner = guid(reader.take(16, "SignatureOwner"))
-    content = reader.rest()
-    kind = "x509" if content.startswith(b"\x30\x82") else "sha256" if len(content) == 32 else "unknown"
-    return Signature(kind, owner, content)
-
-
-def load_option(data: bytes) -> LoadOption:
-    """EFI_LOAD_OPTION."""
-    reader = Reader(data, "load_option", order="<", code=_CODE)
-    attributes = reader.u32("Attributes")
-    path_length = reader.u16("FilePathListLength")
-    rest = reader.rest()
-    end = _utf16_end(rest)
-    if end is None:
-        raise reader.refusal("Description", "has no end")
-    description = rest[:end].decode("utf-16-le", "replace")
-    path = rest[end + 2 : end + 2 + path_length]
-    if len(path) != path_length:
-        raise reader.refusal("FilePathList", f"needs {path_length} bytes, but only {len(path)} are left")
-    return LoadOption(
-        attributes, description, device_path_text(path), file_path(path), rest[end + 2 + path_length :]
-    )
-
-
-def _utf16_end(data: bytes) -> int | None:
-    """Offset of the first UTF-16 NUL."""
-    offset = data.find(b"\0\0")
-    while offset >= 0:
-        if offset % 2 == 0:
-            return offset
-        offset = data.find(b"\0\0", offset + 1)
-    return None
-
-
-def boot_order(data: bytes) -> tuple[int, ...]:
-    """Content of BootOrder: numbers of Boot#### variables."""
-    reader = Reader(data, "boot_order", order="<", code=_CODE)
-    return tuple(reader.u16("BootOrder") for _index in range(len(data) // 2))
 
 
 def image_load(data: bytes) -> ImageLoad:

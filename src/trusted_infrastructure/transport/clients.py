@@ -134,8 +134,11 @@ def _not_ours(response: httpx.Response, peer: str) -> Unavailable:
     )
 
 
-def unreachable(peer: str, error: httpx.HTTPError) -> Unavailable:
-    """A connection's failure as a refusal; says what kind it was, and an expired certificate by its name."""
+def unreachable(peer: str, error: httpx.HTTPError, remedy: str = "") -> Unavailable:
+    """A connection's failure as a refusal; says what kind it was, and an expired certificate by its name.
+
+    remedy: for a peer that is not on the network.
+    """
     text = str(error)
     if isinstance(error, AnswerRefused):
         return _refused(peer, text)
@@ -146,7 +149,7 @@ def unreachable(peer: str, error: httpx.HTTPError) -> Unavailable:
     return Unavailable(
         "peer_unreachable",
         f"{peer} did not answer ({type(error).__name__}: {text})",
-        f"check that {peer} is up and reachable on port 443",
+        remedy or f"check that {peer} is up and reachable on port 443",
     )
 
 

@@ -14,6 +14,7 @@ import pwd
 import signal
 import socket
 import struct
+import time
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -45,7 +46,7 @@ DEFAULT_USERS = ("root", "www-data")
 HEAD_LIMIT = 64 * 1024
 KEEP_ALIVE = 75
 # Seconds after SIGTERM: requests may finish; then the kernel ends the process, whatever a task or a thread
-# that does not listen is doing. A unit stops within 10 s (DESIGN), and what is stored survives a kill anyway.
+# that does not listen is doing. A unit has 10 s (TimeoutStopSec), and what is stored survives a kill anyway.
 GRACE = 6
 HARD_STOP = 9.0
 MODE_PROXY = 0o660
@@ -114,12 +115,34 @@ class Doors:
         return MODE_ROOT if path in self.root_only else MODE_PROXY
 
 
+class RefusedCallers:
+    """Some lines a minute about each user who may not connect: journald drops what a service writes too fast,
+    so that whoever tries all the time would hide what others do."""
+
+    LINES, SPAN, USERS = 10, 60.0, 1000
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[float, int]] = {}
+
+    def worth_a_line(self, uid: int) -> bool:
+        """Whether this attempt is to be told."""
+        now = time.monotonic()
+        begun, lines = self._seen.get(uid, (now, 0))
+        if now - begun >= self.SPAN:
+            begun, lines = now, 0
+        if len(self._seen) >= self.USERS:
+            self._seen.clear()
+        self._seen[uid] = begun, lines + 1
+        return lines < self.LINES
+
+
 class CheckedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, closed to callers who are not in `allowed_uids`, with a bounded head."""
 
     allowed_uids: frozenset[int] = frozenset()
     socket_path = ""
     not_http: NotHttp = error_body
+    refused = RefusedCallers()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.head_bytes = 0
@@ -130,7 +153,8 @@ class CheckedProtocol(HttpToolsProtocol):
             self.app_state = {**self.app_state, "peer_uid": uid}
             super().connection_made(cast(asyncio.Transport, transport))
         else:
-            log.warning("peer_refused", socket=self.socket_path, uid=uid)
+            if type(self).refused.worth_a_line(uid):
+                log.warning("peer_refused", socket=self.socket_path, uid=uid)
             cast(asyncio.Transport, transport).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

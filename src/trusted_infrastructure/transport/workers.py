@@ -47,7 +47,7 @@ log = structlog.get_logger("trusted_infrastructure.transport")
 # Seconds: from the first death of a worker to its replacement, and at most. Who lived for STEADY was good:
 # the next pause is the first again.
 FIRST_PAUSE, MAX_PAUSE, STEADY = 0.1, 30.0, 30.0
-# A worker ends itself 9 s after SIGTERM at the latest, and a unit has 10 (DESIGN).
+# A worker ends itself 9 s after SIGTERM at the latest, and a unit has 10 (TimeoutStopSec).
 LAST_CALL = 9.4
 POLL = 0.02
 

@@ -28,7 +28,7 @@ class Mutation:
 
     path, prepare: where what is sent goes, and how it is made in a world where all is right. status: 0 for
     any 4xx. vouched: a principal vouches for the host, so its last result becomes FAILED. uses_challenge:
-    the challenge is used up, as PROTOCOL 3.4 says.
+    the challenge is used up, as docs/protocol.md 3.4 says.
     """
 
     code: str

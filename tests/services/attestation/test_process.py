@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,12 @@ def start(folder: Path, **changes: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--settings", str(settings)], env=environment, stderr=subprocess.PIPE)
 
 
+def listens(path: Path) -> bool:
+    """A socket is there before anybody listens to it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
+
+
 def client(folder: Path, name: str, headers: dict[str, str] | None = None) -> httpx.Client:
     transport = httpx.HTTPTransport(uds=str(folder / "run" / name))
     return httpx.Client(transport=transport, base_url="http://ta1", headers=headers)
@@ -49,7 +56,7 @@ def test_serves_both_sockets_until_sigterm(folder: Path) -> None:
     process = start(folder)
     try:
         deadline = time.monotonic() + 30
-        while not (folder / "run" / "management.sock").exists():
+        while not all(listens(folder / "run" / name) for name in ("public.sock", "management.sock")):
             assert time.monotonic() < deadline and process.poll() is None, process.stderr
             time.sleep(0.05)
         with client(folder, "public.sock") as public:

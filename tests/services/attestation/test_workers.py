@@ -24,6 +24,7 @@ from bench.site import GROUP, HOST, Site
 from services.side_authority import forwarded
 
 from trusted_infrastructure import tokens
+from trusted_infrastructure.attestation.token_keys import ROTATION
 from trusted_infrastructure.audit import AuditRecord
 from trusted_infrastructure.messages import AttestationResult, Challenge
 
@@ -92,6 +93,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
+    # Not across the moment at which another token key is taken, once a day.
+    left = ROTATION - time.time() % ROTATION
+    time.sleep(left + 1 if left < 30 else 0)
     with tempfile.TemporaryDirectory(prefix="ti-w-") as name:
         site = Site(Path(name), hosts=3)
         settings = site.write(workers=WORKERS, lock_memory=False, allowed_users=[os.getuid()], burst=30)
@@ -195,15 +199,14 @@ def listening(service: Service, pid: int) -> bool:
 
 def test_the_rate_of_a_host_is_one_for_all_workers(service: Service) -> None:
     everybody = [client for clients in service.connections for client in clients]
-    codes = [
-        everybody[number % len(everybody)]
-        .post(CHALLENGE, content=service.site.attesters[2].request)
-        .status_code
-        for number in range(36)
-    ]
-    # 30 at once, and one more for every two seconds that the test takes.
-    assert codes[:30] == [200] * 30
-    assert codes.count(429) >= 4
+    codes: list[int] = []
+    began = time.monotonic()
+    while 429 not in codes[-1:]:
+        # 30 at once, and one more for every two seconds.
+        assert len(codes) <= 30 + (time.monotonic() - began) / 2 + 1
+        client = everybody[len(codes) % len(everybody)]
+        codes.append(client.post(CHALLENGE, content=service.site.attesters[2].request).status_code)
+    assert len(codes) > 30 and codes[:-1] == [200] * (len(codes) - 1)
     # Another host is not concerned.
     assert everybody[0].post(CHALLENGE, content=service.site.attesters[0].request).status_code == 200
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 import pytest
@@ -36,19 +37,31 @@ def key_check(host: SoftwareHost, provider: str | None = None) -> str:
 
 
 def live(host: SoftwareHost, seconds: float) -> None:
-    """Let the agent's own loop run for `seconds` of its clock, four ticks each second."""
+    """Let the agent's own loop run for `seconds` of its clock, four ticks each second.
+
+    What a tick begins has ended by the next, however long it takes."""
+    agent, tick = host.agent, asyncio.Event()
+    last_of_a_tick = agent._look_for_withdrawals
+
+    def ticked() -> None:
+        last_of_a_tick()
+        tick.set()
 
     async def run() -> None:
-        running = asyncio.create_task(host.agent.run())
-        for _step in range(int(seconds * 4)):
-            await asyncio.sleep(0.003)
-            host.clock.now += 0.25
-        await asyncio.sleep(0.02)
+        running = asyncio.create_task(agent.run())
+        for step in range(int(seconds * 4) + 1):
+            host.clock.now += 0.25 if step else 0
+            tick.clear()
+            await tick.wait()
+            while begun := [*agent._running.values(), *agent._looking.values()]:
+                await asyncio.wait(begun)
+                await asyncio.sleep(0)
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
 
-    asyncio.run(run())
+    with mock.patch.object(agent, "_look_for_withdrawals", ticked):
+        asyncio.run(run())
 
 
 @pytest.fixture

@@ -188,11 +188,11 @@ async def gone() -> bool:
 
 def test_a_poll_waits_for_the_first_request(manager: KeyManager) -> None:
     async def run() -> KeyRequests:
-        poll = asyncio.create_task(manager.poll(wait=20))
+        poll = asyncio.create_task(manager.poll(wait=30))
         await asyncio.sleep(0.05)
         assert not poll.done()
         asking = asyncio.create_task(manager.host.agent.host_keys.standard.create("store", USE))
-        polled = await asyncio.wait_for(poll, 5)
+        polled = await asyncio.wait_for(poll, 60)
         asking.cancel()
         return polled
 
@@ -214,9 +214,9 @@ def test_a_newer_poll_ends_an_older_one() -> None:
         older = asyncio.create_task(queue.offered(20, stays))
         await asyncio.sleep(0)
         newer = asyncio.create_task(queue.offered(20, stays))
-        assert await asyncio.wait_for(older, 1) == []
+        assert await asyncio.wait_for(older, 10) == []
         asking = asyncio.create_task(queue.ask("create", "store", None, USE))
-        assert len(await asyncio.wait_for(newer, 1)) == 1
+        assert len(await asyncio.wait_for(newer, 10)) == 1
         asking.cancel()
 
     asyncio.run(run())
@@ -279,7 +279,7 @@ def test_one_caller_who_gives_up_does_not_end_it_for_the_others() -> None:
         first.cancel()
         await asyncio.sleep(0)
         queue.answer(KeyRequestAnswer(id=request.id, key_id="1"), lambda _provider, _key: True)
-        assert await asyncio.wait_for(second, 1) == "1"
+        assert await asyncio.wait_for(second, 10) == "1"
 
     asyncio.run(run())
 
@@ -319,7 +319,7 @@ def test_a_key_that_comes_unasked_is_what_others_wait_for(manager: KeyManager) -
         asking = asyncio.create_task(manager.host.agent.host_keys.standard.get("store", "1", b"", USE))
         await asyncio.sleep(0)
         assert (await manager.call("POST", "standard-keys", delivery(await manager.target()))).is_success
-        return bytes((await asyncio.wait_for(asking, 1)).key)
+        return bytes((await asyncio.wait_for(asking, 10)).key)
 
     assert asyncio.run(run()) == KEY
 
@@ -331,6 +331,7 @@ def test_patience_ends_and_the_queue_is_empty_again() -> None:
             await queue.ask("create", "store", None, USE)
         assert caught.value.code == "key_not_delivered"
         assert "does not ask" in caught.value.message
+        queue._patience = 0.5
         asking = asyncio.create_task(queue.ask("create", "store", None, USE))
         await asyncio.sleep(0)
         await queue.offered(0, stays)
@@ -343,7 +344,7 @@ def test_patience_ends_and_the_queue_is_empty_again() -> None:
 
 def test_not_everybody_waits() -> None:
     async def run() -> None:
-        queue = KeyQueue(patience=0.5)
+        queue = KeyQueue(patience=60)
         asking = [asyncio.create_task(queue.ask("create", "store", None, USE)) for _one in range(256)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable) as caught:

@@ -116,7 +116,8 @@ def test_who_asked_may_go_away(manager: KeyManager) -> None:
         while not files(manager):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.sleep(0.2)
+        while not objects.registry.all():
+            await asyncio.sleep(0.001)
 
     asyncio.run(run())
     assert manager.host.agent.host_keys.registry.all() == reopened(manager).all() != []

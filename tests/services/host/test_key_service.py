@@ -98,7 +98,8 @@ def test_only_root_and_the_users_of_the_setting_may_connect(agent: Served) -> No
     done = as_user(OTHER, agent, "list")
     assert done.returncode == 1
     answer = json.loads(done.stdout)["error"]
-    assert (answer["code"], "key_users" in answer["message"]) == ("peer_unreachable", True)
+    assert (answer["code"], "key_users" in answer["remedy"]) == ("peer_unreachable", True)
+    assert "port" not in answer["remedy"]
     assert [line["uid"] for line in agent.log() if line["event"] == "peer_refused"] == [OTHER]
     assert asked(agent, "GET", "/keys") == (200, {"keys": []})
 
@@ -145,10 +146,11 @@ def test_what_is_done_with_a_key_is_in_the_log_and_the_key_is_not(agent: Served)
 @ROOT
 def test_who_reaches_for_the_key_of_another_is_in_the_log(agent: Served) -> None:
     _status, made = asked(agent, "POST", "/generate", {"object_id": "vm-1"})
-    as_user(NOBODY, agent, "get", made["record"]["key_id"])
-    line = [line for line in agent.log() if line["event"] == "key_operation"][-1]
-    assert (line["uid"], line["operation"], line["outcome"]) == (NOBODY, "get", "key_unknown")
-    assert (line["object_id"], line["provider"]) == ("vm-1", "local")
+    for command in ("get", "forget", "rewrap"):
+        as_user(NOBODY, agent, command, made["record"]["key_id"])
+        line = [line for line in agent.log() if line["event"] == "key_operation"][-1]
+        assert (line["uid"], line["operation"], line["outcome"]) == (NOBODY, command, "key_unknown")
+        assert (line["object_id"], line["provider"]) == ("vm-1", "local")
 
 
 @ROOT
@@ -160,9 +162,11 @@ def test_users_see_their_own_keys(agent: Served) -> None:
     assert [(one["object_id"], one["owner"]) for one in mine] == [("vm-1", NOBODY)]
     _status, every = asked(agent, "GET", "/keys")
     assert {(one["object_id"], one["owner"]) for one in every["keys"]} == {("vm-1", NOBODY), ("vm-2", 0)}
-    for command in ("get", "forget"):
-        done = as_user(NOBODY, agent, command, of_root["record"]["key_id"])
+    of_both = [mine[0]["key_id"], of_root["record"]["key_id"]]
+    for command in (["get", of_both[1]], ["forget", of_both[1]], ["rewrap", "--replace", *of_both]):
+        done = as_user(NOBODY, agent, *command)
         assert json.loads(done.stdout)["error"]["code"] == "key_unknown"
+    assert asked(agent, "GET", "/keys") == (200, every)
     done = as_user(NOBODY, agent, "rewrap", "--replace")
     assert [one["object_id"] for one in json.loads(done.stdout)["rewrapped"]] == ["vm-1"]
 
@@ -342,6 +346,22 @@ def test_a_terminal_is_refused_before_a_key_is_made(agent: Served, capfd: pytest
     os.close(master)
     os.close(terminal)
     assert asked(agent, "GET", "/keys") == (200, {"keys": []})
+
+
+def test_a_descriptor_that_takes_no_key_is_said(agent: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb", buffering=0) as full:
+        for descriptor, reason in ((full.fileno(), "No space left"), (pipe, "Broken pipe")):
+            assert run(agent, "generate", "vm-1", "--output-fd", str(descriptor)) == 1
+            message = json.loads(capfd.readouterr().out)["error"]["message"]
+            assert message.startswith("--output-fd") and reason in message
+            assert run(agent, "list") == 0
+            (kept,) = json.loads(capfd.readouterr().out)["keys"]
+            assert kept["key_id"] in message  # so that the key can be had again, or forgotten
+            assert run(agent, "forget", kept["key_id"]) == 0
+            capfd.readouterr()
+    os.close(pipe)
 
 
 def test_the_other_commands(agent: Served, capfd: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ def test_too_many_questions_to_the_tpm_are_503(host: SoftwareHost, monkeypatch: 
     properties = host.tpm.properties
 
     def slow() -> Any:
-        free.wait(10)
+        free.wait(60)
         return properties()
 
     monkeypatch.setattr(host.tpm, "properties", slow)
@@ -246,7 +246,8 @@ def test_too_many_questions_to_the_tpm_are_503(host: SoftwareHost, monkeypatch: 
             transport=httpx.ASGITransport(client.app), base_url="https://test", headers=client.headers
         ) as http:
             questions = [asyncio.create_task(http.get(f"{BASE}/tpm")) for _number in range(12)]
-            await asyncio.sleep(0.05)
+            while sum(question.done() for question in questions) < 4:
+                await asyncio.sleep(0.001)
             status = await http.get(f"{BASE}/status")
             free.set()
             return [(await question).status_code for question in questions] + [status.status_code]
@@ -294,11 +295,13 @@ def test_a_visit_that_hangs_is_given_up_but_keeps_its_place(host: SoftwareHost) 
 
     async def hang() -> None:
         with pytest.raises(Unavailable, match="tpm_busy"):
-            await worker.run(lambda _tpm: free.wait(10))
+            await worker.run(lambda _tpm: free.wait(60))
         with pytest.raises(Unavailable, match="tpm_busy"):
             await worker.run(lambda _tpm: None)
         free.set()
-        await asyncio.sleep(0.1)
+        while worker._waiting:
+            await asyncio.sleep(0.001)
+        worker._time = 60
         await worker.run(lambda _tpm: None)
 
     asyncio.run(hang())

@@ -415,6 +415,24 @@ def test_the_service_has_the_last_word_on_a_compromise(manager: KeyManager) -> N
     assert record.deep_recrypt and record.kek_id != made.record.kek_id
 
 
+@pytest.mark.parametrize("moves", [{"replace": True}, {"target": "local"}])
+def test_what_may_be_compromised_does_not_move_without_its_mark(
+    manager: KeyManager, moves: dict[str, Any]
+) -> None:
+    """The service opens it, and does not say by that whether its primary key is compromised."""
+    made = generate(manager)
+    rotate(manager, "key-2", compromise=True)
+    for service in manager.host.services:
+        service.refuse_usage = Refusal("rate_limited", "too many requests", status=429)
+    report = rewrap(manager, **moves)
+    assert (report.rewrapped, [one.code for one in report.left]) == ([], ["rate_limited"])
+    assert records(manager) == [made.record]
+    for service in manager.host.services:
+        service.refuse_usage = None
+    (record,) = rewrap(manager, **moves).rewrapped
+    assert record.deep_recrypt and record.kek_id != made.record.kek_id
+
+
 @pytest.mark.parametrize("target", KINDS)
 @pytest.mark.parametrize("source", KINDS)
 def test_a_key_moves_from_any_provider_to_any_other(manager: KeyManager, source: str, target: str) -> None:

@@ -131,10 +131,7 @@ def test_changes_are_told_by_themselves_and_together(manager: KeyManager) -> Non
     async def run() -> None:
         keys = manager.host.agent.host_keys
         running = asyncio.create_task(keys.run())
-        for _moment in range(500):
-            await asyncio.sleep(0.02)
-            if told(manager)[0]:
-                break
+        await until(lambda: bool(told(manager)[0]))
         assert told(manager)[0] == [(PROVIDER, {})]
         manager.host.services[0].away = True
         for _key in range(5):
@@ -142,10 +139,7 @@ def test_changes_are_told_by_themselves_and_together(manager: KeyManager) -> Non
         await asyncio.sleep(0.3)
         assert told(manager)[0] == [(PROVIDER, {})]
         manager.host.services[0].away = False
-        for _moment in range(500):
-            await asyncio.sleep(0.02)
-            if told(manager)[0][-1] == (PROVIDER, {"key-1": 5}):
-                break
+        await until(lambda: told(manager)[0][-1] == (PROVIDER, {"key-1": 5}))
         running.cancel()
 
     asyncio.run(run())
@@ -231,7 +225,7 @@ def test_a_key_that_nobody_waits_for_any_more_arrives_all_the_same(
     written = key_registry.write_state
 
     def slow(path: Path, data: bytes) -> None:
-        goes_on.wait(10)
+        goes_on.wait(60)
         written(path, data)
 
     monkeypatch.setattr(key_registry, "write_state", slow)
@@ -316,11 +310,9 @@ def running(manager: KeyManager, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def until(wanted: Callable[[], bool]) -> None:
-    for _moment in range(200):
-        if wanted():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come")
+    async with asyncio.timeout(20):
+        while not wanted():
+            await asyncio.sleep(0.01)
 
 
 def test_the_first_report_waits_its_turn_but_not_with_a_change(
@@ -340,13 +332,13 @@ def test_the_first_report_waits_its_turn_but_not_with_a_change(
 def test_a_change_is_told_soon_although_something_else_has_failed_for_long(
     manager: KeyManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage_reports, "RETRY", (0.05, 600.0))
+    monkeypatch.setattr(usage_reports, "RETRY", (0.02, 600.0))
     pauses: list[float] = []
 
     async def work() -> None:
         manager.host.services[0].away = True
         await manager.host.agent.host_keys.objects.generate(USE)
-        await asyncio.sleep(1.0)  # 0.05, 0.1, 0.2, 0.4, 0.8 s: the next is far
+        await asyncio.sleep(1.5)  # 0.02, 0.04 and so on, up to 1.28 s: the next is far
         await manager.host.agent.host_keys.objects.generate(USE)
         await asyncio.sleep(0.06)
         manager.host.services[0].away = False
@@ -355,7 +347,7 @@ def test_a_change_is_told_soon_although_something_else_has_failed_for_long(
         pauses.append(asyncio.get_running_loop().time() - begun)
 
     running(manager, work)
-    assert pauses[0] < 0.7
+    assert pauses[0] < 1.2
 
 
 def test_a_new_token_is_used_at_once(manager: KeyManager, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_a_refusal_and_a_changed_text_are_not_remembered(authority: Authority) -
     verify(accepted, authority, token, keys=keys)
     head, payload, signature = token.split(".")
     changed = [
-        f"{head}.{payload}.{signature[:-2]}AA",
+        f"{head}.{payload}.{signature[:-6]}AAAAAA",
         f"{head}.{payload[:-2]}AA.{signature}",
         f"{token}=",
         f" {token}",

@@ -7,7 +7,7 @@ import asyncio
 import datetime
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,6 +20,7 @@ from services.key_provider.harness import (
 )
 
 from trusted_infrastructure import wrapping
+from trusted_infrastructure.key_provider import key_servers
 from trusted_infrastructure.key_provider.key_servers import (
     SETTLE,
     KeyServers,
@@ -35,7 +36,8 @@ from trusted_infrastructure.refusal import Refusal
 
 MAX_AGE = 1000.0
 # A test that takes this long waited for a server that hangs.
-HANGS = 20.0
+HANGS = 60.0
+SOON = HANGS / 4
 PREVIOUS_CHECK = wrapping.check_value(PREVIOUS_KEY, PREVIOUS_ID)
 
 
@@ -97,6 +99,13 @@ def setup() -> Iterator[Setup]:
     made.keys.close()
 
 
+def until(condition: Callable[[], bool]) -> None:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < SOON
+        time.sleep(0.001)
+
+
 @pytest.fixture(autouse=True)
 def nobody_waits() -> Iterator[None]:
     started = time.monotonic()
@@ -107,15 +116,16 @@ def nobody_waits() -> Iterator[None]:
 def test_the_next_server_serves_while_one_hangs(setup: Setup) -> None:
     started = time.monotonic()
     assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).server == "kms2"
-    assert time.monotonic() - started < SETTLE + 1
+    assert time.monotonic() - started < SOON
     last = setup.keys.health()["finance"][KEY_ID]
     assert last is not None
     assert [server.health for server in last.servers] == ["ERROR", "OK"]
     assert "no answer in time" in last.servers[0].details[0]
 
 
-def test_other_servers_may_object_for_a_moment(setup: Setup) -> None:
+def test_other_servers_may_object_for_a_moment(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that answers a little later that the key is deactivated is heard."""
+    monkeypatch.setattr(key_servers, "SETTLE", SOON)
     setup.servers[0].state = "DEACTIVATED"
     threading.Timer(SETTLE / 3, setup.free).start()
     assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).state == "DEACTIVATED"
@@ -127,12 +137,12 @@ def test_a_look_in_the_background_holds_up_no_request(setup: Setup) -> None:
     look.start()
     started = time.monotonic()
     assert setup.keys.obtain("finance", PREVIOUS_ID, MAX_AGE).material == PREVIOUS_KEY
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < SETTLE
     assert setup.keys.obtain("finance", KEY_ID, MAX_AGE).material == PRIMARY_KEY
-    assert time.monotonic() - started < SETTLE + 1
+    assert time.monotonic() - started < SOON
     for _request in range(100):
         setup.keys.obtain("finance", KEY_ID, MAX_AGE)
-    assert time.monotonic() - started < SETTLE + 1
+    assert time.monotonic() - started < SOON
     assert look.is_alive()
     # What the slow one says in the end counts.
     setup.servers[0].state = "DEACTIVATED"
@@ -168,7 +178,7 @@ def test_closing_answers_who_waits(setup: Setup) -> None:
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    time.sleep(0.2)
+    until(lambda: all(server.asked for server in setup.servers))
     setup.keys.close()
     waiting.join(5)
     assert found == ["provider_unknown"]
@@ -183,7 +193,7 @@ def test_a_change_while_somebody_waits_is_asked_anew(setup: Setup) -> None:
         target=lambda: found.append(setup.keys.obtain("finance", KEY_ID, MAX_AGE).material), daemon=True
     )
     waiting.start()
-    time.sleep(0.2)
+    until(lambda: all(server.asked for server in setup.servers))
     for server in setup.servers:
         server.hanging.clear()  # who asks from now on is answered
     changed = ProviderConfiguration(
@@ -243,6 +253,6 @@ def test_a_missing_key_of_one_provider_holds_up_no_other(setup: Setup) -> None:
         await asyncio.gather(*hanging)
         return took
 
-    assert asyncio.run(ask()) < 1
+    assert asyncio.run(ask()) < SOON
     assert other.obtain("finance", KEY_ID, MAX_AGE).server == "kms3"
     other.close()

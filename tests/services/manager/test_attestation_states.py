@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from services.manager.harness import PASSWORD, Api, Clock, write_users
 
@@ -140,6 +141,25 @@ def test_a_time_that_does_not_fit_is_not_believed(agents: Agents, since: int | N
     agents.look(0)
     agents.look(120, host1=status("FAILED", since, reason="ek_mismatch"))
     assert past(agents.api, "host1")[0][2] == kept
+
+
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "soon"])
+def test_an_end_that_no_calendar_has_keeps_no_other_host(agents: Agents, end: str) -> None:
+    agents.look(0)
+    failed = status("FAILED", NOW, reason="ek_mismatch")
+    agents.look(60, host1=status(base_image="2026.12", attested_until=end), host2=failed)
+    assert past(agents.api, "host2")[0][:2] == ("FAILED", "ek_mismatch")
+    (entry, _earlier) = agents.api.ok("GET", f"{HISTORY}?hosts=host1")
+    assert (entry["base_image"], "attested_until" in entry) == ("2026.12", False)
+
+
+def test_what_a_host_says_at_length_is_cut(agents: Agents) -> None:
+    long = "x" * 100_000
+    texts = ("message", "base_image", "base_image_state", "service", "service_address")
+    agents.look(0, host1=status("FAILED", reason=long, **dict.fromkeys(texts, long)))
+    (entry,) = agents.api.ok("GET", f"{HISTORY}?hosts=host1")
+    (event,) = agents.api.ok("GET", "/trust/events?hosts=host1")
+    assert len(msgspec.json.encode([entry, event])) < 20_000
 
 
 def test_renewing_and_other_services_are_no_change(agents: Agents) -> None:
@@ -333,6 +353,19 @@ def test_nonsense_from_a_service_makes_no_event(services: Services) -> None:
     services.judge("ta1", "host1", "GRAND")
     services.judge("ta2", "host1", "ATTESTED")
     assert services.look() == [("TaHostAttestPassEvent", "host1", "attestation@ta2")]
+
+
+@pytest.mark.parametrize("field", ["since", "until", "attested_until", "sequence"])
+@pytest.mark.parametrize("value", [-1, 253402300800, 2**63])
+def test_a_time_that_no_date_has_ends_nobodys_round(services: Services, field: str, value: int) -> None:
+    """Sequences go further than times."""
+    services.judge("ta1", "host1", "FAILED")
+    services.rows["ta1"][0][field] = value
+    services.judge("ta2", "host1", "ATTESTED")
+    foreign = field == "sequence" and value == 253402300800
+    found = services.look()
+    assert ("TaHostAttestPassEvent", "host1", "attestation@ta2") in found
+    assert len(found) == 1 + foreign
 
 
 def test_reading_on_costs_one_question_for_each_service(services: Services) -> None:

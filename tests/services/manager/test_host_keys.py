@@ -272,6 +272,39 @@ def test_a_host_that_never_comes_to_an_end_is_asked_no_more(
     assert result["counts"] == {"rewrapped": 3, "left": 1, "deep_recrypt": 0}
 
 
+def test_a_host_that_leaves_more_keys_than_it_can_have_is_asked_no_more(
+    workload: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer has one key that got on, so that it is asked again, and others that no host has."""
+    monkeypatch.setattr(host_keys, "MOST_KEYS", 10)
+    others = tuple(left(number) for number in range(100, 108))
+    deep = tuple(record(number) for number in range(200, 208))
+    endless = [
+        report(record(number), left=(*others, left(99, host_keys.UNFINISHED)), deep=deep)
+        for number in range(50)
+    ]
+    hosts = Hosts(workload, host1=endless)
+    result = workload.done("POST", PATH, json={})
+    assert [name for name, _asked in hosts.asked].count("host1") == 2
+    assert max(result["counts"].values()) <= 10
+
+
+@pytest.mark.parametrize("limit", [0.0, None])
+def test_a_host_that_gets_on_slowly_holds_nobody_up(
+    workload: Api, monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    """For ever, or after it left its cluster."""
+    endless = [report(record(number), left=(left(99, host_keys.UNFINISHED),)) for number in range(50)]
+    hosts = Hosts(workload, host1=endless)
+    if limit is None:
+        monkeypatch.setattr(host_keys, "is_member", lambda _connection, _host: False)
+    else:
+        monkeypatch.setattr(host_keys, "REWRAP_LIMIT", limit)
+    result = workload.done("POST", PATH, json={})
+    assert [name for name, _asked in hosts.asked].count("host1") == 1
+    assert result["counts"] == {"rewrapped": 1, "left": 1, "deep_recrypt": 0}
+
+
 @pytest.mark.parametrize("changes", [{"object_id": "o" * 256}, {"name": "a\0"}, {"created": 1 << 40}])
 def test_records_that_no_host_makes_are_not_taken(workload: Api, changes: dict[str, Any]) -> None:
     Hosts(workload, host1=[report(record(1, **changes))])

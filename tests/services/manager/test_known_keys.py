@@ -12,12 +12,23 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+import sqlalchemy as sql
 from services.manager.harness import Api, Clock, FakeNodes, open_api
+from services.manager.simulated_agents import Agent, AgentNodes
 
+from trusted_infrastructure.key_delivery import MAX_KEYS, DeliveryTarget
 from trusted_infrastructure.kmip.servers import ServedKey
-from trusted_infrastructure.manager import events, known_keys, standard_keys
+from trusted_infrastructure.manager import events, key_delivery, known_keys, standard_keys
 from trusted_infrastructure.manager.database import Database
-from trusted_infrastructure.manager.inventory import all_clusters
+from trusted_infrastructure.manager.inventory import (
+    Cluster,
+    Host,
+    add_host,
+    all_clusters,
+    create_cluster,
+    remove_host,
+)
+from trusted_infrastructure.manager.key_delivery import Passed, pass_to_cluster
 from trusted_infrastructure.manager.key_quota import KeyQuota
 from trusted_infrastructure.manager.known_keys import Asker, Use, Wanted
 from trusted_infrastructure.refusal import Refusal
@@ -224,3 +235,71 @@ def test_the_key_server_is_not_asked_beyond_the_bound(api: Api, monkeypatch: pyt
 
 def test_the_default_bound(api: Api) -> None:
     assert (api.manager.settings.host_key_limit, api.manager.settings.host_key_rate) == (10_000, 600)
+
+
+# ---- hosts that leave
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_host_that_left_meanwhile_is_passed_nothing(tmp_path: Path, back: bool) -> None:
+    """Also where it is in a cluster again by then."""
+    nodes = AgentNodes()
+    with open_api(tmp_path, "workload", nodes, Clock()) as api:
+        database = api.manager.database
+        with database.transaction() as connection:
+            clusters = [create_cluster(connection, name) for name in ("one", "two")]
+            gone, stays = [joined(connection, clusters[0], name) for name in ("host1", "host2")]
+        agent, item = nodes.agent("host1"), Passed("finance", served_key("k1"), USED)
+
+        def target(_agent: Agent) -> DeliveryTarget:
+            if _agent is agent:  # it answers when it was removed
+                with database.transaction() as connection:
+                    remove_host(connection, gone)
+                    if back:
+                        joined(connection, clusters[1], "host1")
+            return original(_agent)
+
+        original = Agent.target.fget
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Agent, "target", property(target))
+            assert api.run(pass_to_cluster(api.manager, clusters[0], item, "administrator")) == []
+        assert list(nodes.agent("host2").held) == [("finance", "k1")]
+        assert agent.held == {}
+
+
+def joined(connection: sql.Connection, cluster: Cluster, name: str) -> Host:
+    return add_host(connection, cluster, name=name, public_name=name, port=443, ek_digest=None, scope=None)
+
+
+# ---- hosts that ask for what they may not have
+
+
+def test_a_host_that_is_refused_all_the_time_is_asked_in_between_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = AgentNodes()
+    monkeypatch.setattr(standard_keys, "provider_of", lambda *_arguments: SimpleNamespace())
+    monkeypatch.setattr(key_delivery, "FIRST_PAUSE", 30.0)
+    with open_api(tmp_path, "workload", nodes, Clock()) as api:
+        with api.manager.database.transaction() as connection:
+            joined(connection, create_cluster(connection, "one"), "host1")
+        agent = nodes.agent("host1")
+
+        def ask() -> None:
+            while len(agent.requests) < MAX_KEYS:
+                agent.ask(action="get", provider="finance", key_id="another's")
+
+        async def asking() -> None:
+            ask()
+            serving = asyncio.create_task(key_delivery.serve_host(api.manager, "host1"))
+            async with asyncio.timeout(30):
+                while not agent.answers:
+                    await asyncio.sleep(0.01)
+            ask()
+            await asyncio.sleep(1)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+        api.run(asking())
+    assert len(agent.answers) == MAX_KEYS
+    assert {answer.code for answer in agent.answers.values()} == {"key_unknown"}

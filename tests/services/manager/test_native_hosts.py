@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sql
 from services.manager.harness import Api
@@ -27,7 +29,8 @@ from services.manager.native_calls import (
 )
 from services.manager.native_hosts import NativeHosts
 
-from trusted_infrastructure.manager import events
+from trusted_infrastructure.key_delivery import KeyRecords
+from trusted_infrastructure.manager import events, host_keys, native_push
 from trusted_infrastructure.manager.database import (
     native_host_states,
     native_key_providers,
@@ -165,6 +168,42 @@ def test_a_host_that_leaves_burns_the_key(manager: Api, hosts: NativeHosts, down
     assert [item["host"] for item in seen(manager, events.NATIVE_NOT_BACKED_UP_AFTER_UPDATE)] == ["host2"]
 
 
+@pytest.mark.parametrize("held_up", ["native-providers", "key-delivery"])
+def test_a_host_that_holds_its_answer_up_until_it_left_is_not_given_the_new_key(
+    manager: Api, hosts: NativeHosts, monkeypatch: pytest.MonkeyPatch, held_up: str
+) -> None:
+    usable(manager)
+    agent, call = hosts.agent("host2"), hosts.call
+    agent.lock("branch")
+
+    async def leaving() -> None:
+        asked, left = asyncio.Event(), asyncio.Event()
+
+        async def slow(host: str, method: str, path: str, *rest: Any) -> bytes:
+            if (host, method) == ("host2", "DELETE"):
+                return b"{}"  # it forgets nothing
+            if (host, method) == ("host2", "GET") and path.endswith(held_up):
+                asked.set()
+                await left.wait()
+            return await call(host, method, path, *rest)
+
+        monkeypatch.setattr(hosts, "call", slow)
+        pushing = asyncio.create_task(native_push.push_all(manager.manager))
+        await asked.wait()
+        await manager.send("DELETE", "/trust/clusters/trusted/hosts/host2?vmw-task=true")
+        async with asyncio.timeout(10):
+            while len(hosts.agent("host1").pushes) < 2:
+                await asyncio.sleep(0.01)
+        left.set()
+        await pushing
+        await manager.manager.tasks.idle()
+
+    manager.run(leaving())
+    key_id = manager.ok("GET", f"{PROVIDERS}/branch")["native_info"]["key_id"]
+    assert key_id in hosts.agent("host1").keys["branch"]
+    assert agent.keys["branch"] == {KEY_ID: SECRET}
+
+
 def test_a_host_that_never_had_it_burns_nothing(manager: Api, hosts: NativeHosts) -> None:
     hosts.down = {"host2"}
     usable(manager)
@@ -244,6 +283,77 @@ def test_what_only_hosts_have_is_listed_and_can_be_removed(manager: Api, hosts: 
         assert hosts.agent(name).keys["branch"] == {KEY_ID: SECRET}
     assert manager.ok("GET", f"{PROVIDERS}/branch")["health"] == "OK"
     assert [key["state"] for key in manager.ok("GET", KEYS)] == ["CURRENT"]
+
+
+def test_a_key_that_a_host_wraps_under_still_is_not_removed(manager: Api, hosts: NativeHosts) -> None:
+    """The host did not take the new key, and keeps nothing so far: what it wraps later would be lost."""
+    usable(manager)
+    hosts.agent("host2").refuses = "tpm_busy"
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    assert [key["unknown"] for key in manager.ok("GET", KEYS)] == [[], ["host2"]]
+    answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    hosts.agent("host2").refuses = ""
+    maintained(manager)
+    manager.ok("DELETE", f"{KEYS}/{KEY_ID}")
+    assert set(hosts.agent("host2").keys["branch"]) == {OTHER_ID}
+
+
+def test_a_host_that_is_slow_with_each_page_keeps_nobody(
+    manager: Api, hosts: NativeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable(manager)
+    manager.ok("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+    monkeypatch.setattr(host_keys, "MAX_PAGE", 1)
+    monkeypatch.setattr(host_keys, "USE_TIMEOUT", 1.0)
+    call, pages = hosts.call, 0
+
+    async def slow(host: str, method: str, path: str, *rest: Any) -> bytes:
+        nonlocal pages
+        if host == "host2" and "/keys?" in path:
+            await asyncio.sleep(0.4)
+            pages += 1
+            later = msgspec.structs.replace(record(OTHER_ID), key_id=f"{pages:08d}")
+            return msgspec.json.encode(KeyRecords(keys=[later]))
+        return await call(host, method, path, *rest)
+
+    monkeypatch.setattr(hosts, "call", slow)
+    assert [key["unknown"] for key in manager.ok("GET", KEYS)] == [["host2"], ["host2"]]
+    assert pages < 4
+    answer = manager.request("DELETE", f"{KEYS}/{KEY_ID}")
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "keys_left")
+    manager.ok("DELETE", f"{KEYS}/{KEY_ID}?force=true")
+    assert set(hosts.agent("host1").keys["branch"]) == {OTHER_ID}
+
+
+def test_a_key_that_was_current_when_it_was_counted_is_not_removed(
+    manager: Api, hosts: NativeHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody gives the provider another key meanwhile: it is a previous one by then, with keys left."""
+    usable(manager)
+    hosts.agent("host1").records = [record(KEY_ID)]
+    call = hosts.call
+
+    async def both() -> Any:
+        counted, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(host: str, method: str, path: str, *rest: Any) -> bytes:
+            answer = await call(host, method, path, *rest)
+            if "/keys?" in path:
+                counted.set()
+                await go_on.wait()
+            return answer
+
+        monkeypatch.setattr(hosts, "call", slow)
+        deleting = asyncio.create_task(manager.send("DELETE", f"{KEYS}/{KEY_ID}"))
+        await counted.wait()
+        await manager.send("PATCH", f"{PROVIDERS}/branch", json={"native_spec": {"key_id": OTHER_ID}})
+        go_on.set()
+        return await deleting
+
+    answer = manager.run(both())
+    assert error_of(answer) == (400, "NOT_ALLOWED_IN_CURRENT_STATE", "native_key_current")
+    assert set(hosts.agent("host1").keys["branch"]) == {KEY_ID, OTHER_ID}
 
 
 def test_a_provider_of_the_same_name_takes_no_deleted_keys_over(manager: Api, hosts: NativeHosts) -> None:

@@ -44,6 +44,8 @@ from trusted_infrastructure.wrapping import check_value
         ({}, "spec.provider"),
         ({"provider": ""}, "spec.provider"),
         ({"provider": "a/b"}, "spec.provider"),
+        ({"provider": "branch\u200b"}, "spec.provider"),  # looks like another, and nothing can be wrapped
+        ({"provider": "south\u00a0branch"}, "spec.provider"),
         ({"provider": "a", "native_spec": {"key_id": "1"}}, "spec.native_spec.key_id"),
         ({"provider": "a", "native_spec": {"key_id": KEY_ID + "0"}}, "spec.native_spec.key_id"),
         (

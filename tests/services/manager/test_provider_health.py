@@ -11,6 +11,7 @@ from services.manager.workload import PROVIDERS, attach_all
 
 from trusted_infrastructure.manager import attestation_states, events, provider_health
 from trusted_infrastructure.manager.inventory import all_hosts
+from trusted_infrastructure.manager.nodes import TEXT_LIMIT
 
 UNHEALTHY = events.TRUST_AUTHORITY_UNHEALTHY
 KMS_UNHEALTHY = events.TRUST_AUTHORITY_KMS_UNHEALTHY
@@ -24,6 +25,7 @@ class Site:
         self.api = api
         self.clock = clock
         self.says: dict[str, str] = {}
+        self.why = "why"
         self.asked: list[Any] = []
         attach_all(api)
         api.done("POST", PROVIDERS, json={"provider": "finance"})
@@ -41,7 +43,7 @@ class Site:
         host = self.api.nodes.calls[-1][0]
         self.asked.append((host, body))
         result = self.says.get(host, "OK")
-        return {"result": result, "message": "why", "provider": body["provider"], "checked": 1}
+        return {"result": result, "message": self.why, "provider": body["provider"], "checked": 1}
 
     def look(self, result: str | None = None, seconds: int = provider_health.CHECK_EVERY) -> dict[str, Any]:
         """Time passes, hosts say something, the manager asks; what it then shows of the provider."""
@@ -95,6 +97,12 @@ def test_what_is_wrong_with_a_host_says_nothing_of_the_provider(site: Site, code
     assert [host for host, _body in site.asked] == ["host1", "host2"]
     assert site.look(code)["health"] == "OK", "what was known stays"
     assert site.events() == []
+
+
+def test_what_a_host_says_at_length_is_cut(site: Site) -> None:
+    site.why = "x" * 100_000
+    site.look("key_missing")
+    assert len(site.api.ok("GET", "/trust/events?operations=health")[0]["message"]) < TEXT_LIMIT + 100
 
 
 def test_nothing_is_known_before_anybody_could_tell(site: Site) -> None:

@@ -246,6 +246,7 @@ def test_no_answer_record_or_file_has_a_password_or_hash(site: Site, tmp_path: A
         ({"role": "x", "privileges": ["System.View", "Global.Nothing"]}, "spec.privileges[1]"),
         ({"role": "x", "privileges": ["*"]}, "spec.privileges[0]"),
         ({"role": "a/b", "privileges": []}, "spec.role"),
+        ({"role": "Admin\u202e", "privileges": []}, "spec.role"),
         ({"role": "x"}, "spec.privileges"),
         ({"role": "x", "privileges": [], "system": True}, "spec.system"),
     ],

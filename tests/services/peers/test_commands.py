@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from services.peers.cluster import Cluster, Member
 from services.side_authority import NOW
@@ -18,6 +20,7 @@ from trusted_infrastructure.clock_guard import read_clock_state
 from trusted_infrastructure.config.documents import Peer
 from trusted_infrastructure.peers import commands
 from trusted_infrastructure.refusal import Refusal, Unavailable
+from trusted_infrastructure.state_files import write_state
 
 Text = pytest.CaptureFixture[str]
 
@@ -147,12 +150,14 @@ def test_clock_accept_is_audited_and_taken_over(cluster: Cluster, capsys: Text) 
     ta1 = cluster["ta1"]
     path = ta1.settings.state_directory
     # What the service saw lies ahead of this machine's clock.
-    assert read_clock_state(path / "clock.json").mark == NOW
+    seen = max(NOW, int(time.time())) + 86_400
+    state = msgspec.structs.replace(read_clock_state(path / "clock.json"), mark=seen)
+    write_state(path / "clock.json", msgspec.json.encode(state))
     assert run(ta1, "clock", "accept", "--format", "json") == 0
     (answer,) = json.loads(capsys.readouterr().out)["clocks"]
-    assert answer["before"] == NOW and answer["accepted"] < NOW
+    assert answer["before"] == seen and answer["accepted"] < seen
     last = list(records(path / "audit.jsonl"))[-1]
-    assert last.code == "service_clock_accepted" and last.detail["before"] == NOW
+    assert last.code == "service_clock_accepted" and last.detail["before"] == seen
     assert verify(path / "audit.jsonl").intact
     ta1.now = answer["accepted"]
     assert ta1.code() == ""

@@ -118,9 +118,9 @@ def image_load(path: bytes) -> bytes:
     return struct.pack("<QQQQ", 0x7E000000, 0x1000, 0, len(path)) + path
 
 
-def load_option(description: str, path: bytes, optional: bytes = b"") -> bytes:
+def load_option(description: str, path: bytes) -> bytes:
     """EFI_LOAD_OPTION."""
-    return struct.pack("<IH", 1, len(path)) + utf16(description + "\0") + path + optional
+    return struct.pack("<IH", 1, len(path)) + utf16(description + "\0") + path
 
 
 def gpt(partitions: int = 1) -> bytes:

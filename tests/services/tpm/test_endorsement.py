@@ -33,7 +33,6 @@ from trusted_infrastructure.tpm.certificates import Certificate, parse_certifica
 from trusted_infrastructure.tpm.endorsement import (
     CertificateAuthority,
     Endorsement,
-    has_public_key,
     load_certificate_authority,
     verify_endorsement,
     verify_path,
@@ -515,14 +514,6 @@ def test_crl_without_an_end() -> None:
     endless = x509.load_der_x509_crl(_der(0x30, _der(0x30, content) + after))
     with pytest.raises(InvalidField, match="has no nextUpdate"):
         _with_crl(ROOT, endless.public_bytes(serialization.Encoding.PEM).decode())
-
-
-def test_enrolled_key_comparison() -> None:
-    assert has_public_key(EK, EK.subject_public_key_info())
-    assert not has_public_key(EK, endorsement_key("p256").subject_public_key_info())
-    for pem in ("", "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----", ROOT.pem):
-        with pytest.raises(InvalidField, match="public_key: is not a public key in PEM"):
-            has_public_key(EK, pem)
 
 
 # ---- certificates of real TPMs -----------------------------------------------------------------------------

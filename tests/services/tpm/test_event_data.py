@@ -193,18 +193,6 @@ def test_signature_database() -> None:
         uefi.signature_database(tiny)
 
 
-def test_load_option() -> None:
-    path = build.HARD_DRIVE + build.file_node("\\EFI\\a.efi") + build.END
-    option = uefi.load_option(build.load_option("Linux", path, b"more"))
-    assert (option.description, option.file, option.optional_data) == ("Linux", "\\EFI\\a.efi", b"more")
-    assert uefi.boot_order(b"\x01\x00\x0a\x00") == (1, 10)
-    for wrong in (b"", bytes(6), build.load_option("L", path)[:-3], build.load_option("L", path)[:8]):
-        with pytest.raises(InvalidField):
-            uefi.load_option(wrong)
-    with pytest.raises(InvalidField, match="FilePathList: needs 8 bytes, but only 4 are left"):
-        uefi.load_option(struct.pack("<IH", 1, 8) + build.utf16("L\0") + build.END)
-
-
 @pytest.mark.parametrize(
     ("read", "data", "words"),
     [

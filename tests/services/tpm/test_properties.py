@@ -103,7 +103,6 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "certificate": (CERTIFICATE, _certificate),
     "revocation list": (b"x", lambda data: parse_revocation_list(data.decode("latin-1"))),
     "signature database": (build.signature_list(build.SHA256, [bytes(32)]), uefi.signature_database),
-    "boot option": (build.load_option("L", build.HARD_DRIVE + build.END), uefi.load_option),
 }
 
 

@@ -17,6 +17,7 @@ from services.tpm.software_keys import (
     private_key,
     sign,
 )
+from services.tpm.verified_quote import verify_quote
 
 from trusted_infrastructure.refusal import InvalidField, Refusal
 from trusted_infrastructure.tpm import algorithms
@@ -27,7 +28,6 @@ from trusted_infrastructure.tpm.quote import (
     parse_quote,
     parse_signature,
     pcr_selection,
-    verify_quote,
 )
 
 EK, AK = endorsement_key(), attestation_key()

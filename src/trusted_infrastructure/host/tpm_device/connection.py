@@ -80,7 +80,11 @@ class TpmConnection:
             # TPM2_PCR_Read gives eight values a call; an unchanged counter says that no PCR moved in between.
             if len(counters) <= 1:
                 return values
-        raise Unavailable("tpm_pcrs_unstable", f"the PCRs of bank {bank} changed in {READ_ATTEMPTS} readings")
+        raise Unavailable(
+            "tpm_pcrs_unstable",
+            f"the PCRs of bank {bank} changed in {READ_ATTEMPTS} readings",
+            "find what extends these PCRs all the time",
+        )
 
     def properties(self) -> TpmProperties:
         """Manufacturer, model, firmware and active PCR banks."""
@@ -217,7 +221,14 @@ def command(name: str) -> Iterator[None]:
     try:
         yield
     except TSS2_Exception as error:
-        raise Unavailable("tpm_error", f"{name} failed: {error}") from None
+        raise tpm_error(name, error) from None
+
+
+def tpm_error(name: str, error: TSS2_Exception) -> Unavailable:
+    """A fault of libtss2 or the TPM in the command `name`."""
+    return Unavailable(
+        "tpm_error", f"{name} failed: {error}", "see the agent's journal; if it stays, reboot the host"
+    )
 
 
 def unmarshal(kind: Any, data: bytes, field: str) -> Any:

@@ -28,7 +28,7 @@ from trusted_infrastructure.host.endorsement_certificates import (
     certificates_in,
     certified_key,
 )
-from trusted_infrastructure.host.tpm_device.connection import command, unmarshal
+from trusted_infrastructure.host.tpm_device.connection import command, tpm_error, unmarshal
 from trusted_infrastructure.host.tpm_device.sealed_data import SealedStorage
 from trusted_infrastructure.host.tpm_values import (
     AttestationKey,
@@ -125,7 +125,7 @@ class TpmDevice(SealedStorage):
             except TSS2_Exception as error:
                 if error.fmt1:  # the TPM judged the parameters; everything else is a fault of the moment
                     return False
-                raise Unavailable("tpm_error", f"TPM2_Load failed: {error}") from None
+                raise tpm_error("TPM2_Load", error) from None
             with self.flushed(handle):
                 return True
 
@@ -260,7 +260,7 @@ class TpmDevice(SealedStorage):
             )
         except TSS2_Exception as error:
             if not error.fmt1:
-                raise Unavailable("tpm_error", f"TPM2_ActivateCredential failed: {error}") from None
+                raise tpm_error("TPM2_ActivateCredential", error) from None
             raise Refusal(
                 "challenge_invalid",
                 "the TPM does not open the challenge's credential, so it was made for another endorsement "

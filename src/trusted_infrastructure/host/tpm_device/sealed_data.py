@@ -21,7 +21,7 @@ from typing import Any
 
 from tpm2_pytss import TSS2_Exception, constants, types
 
-from trusted_infrastructure.host.tpm_device.connection import TpmConnection, command, unmarshal
+from trusted_infrastructure.host.tpm_device.connection import TpmConnection, command, tpm_error, unmarshal
 from trusted_infrastructure.host.tpm_values import SealedData, StorageKeyType
 from trusted_infrastructure.refusal import InvalidField, Refusal, Unavailable
 from trusted_infrastructure.tpm.keys import qualified_name
@@ -145,7 +145,11 @@ class SealedStorage(TpmConnection):
                     if int(error.rc) != _PCR_CHANGED:
                         refusal = _policy_invalid(f"does not open what was sealed: {error}")
                         raise _judged("TPM2_Unseal", error, refusal) from None
-        raise Unavailable("tpm_pcrs_unstable", f"the PCRs changed in {UNSEAL_ATTEMPTS} attempts to unseal")
+        raise Unavailable(
+            "tpm_pcrs_unstable",
+            f"the PCRs changed in {UNSEAL_ATTEMPTS} attempts to unseal",
+            "find what extends these PCRs all the time",
+        )
 
     def _fulfil(self, session: Any, policy: SignedPcrPolicy) -> None:
         """Bring a policy session to what the key approved, then to the key itself."""
@@ -226,7 +230,7 @@ class SealedStorage(TpmConnection):
 
 def _judged(name: str, error: Any, refusal: Refusal) -> Refusal:
     """`refusal` where the TPM judged what it was given; Unavailable for a fault of the moment."""
-    return refusal if error.fmt1 else Unavailable("tpm_error", f"{name} failed: {error}")
+    return refusal if error.fmt1 else tpm_error(name, error)
 
 
 def _policy_invalid(reason: str) -> Refusal:

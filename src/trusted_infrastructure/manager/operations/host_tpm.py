@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, get_args
 import msgspec
 
 from trusted_infrastructure.manager.context import Context
-from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.nodes import AGENT, NodeError, ask
 from trusted_infrastructure.manager.operations.structures import PresentedCertChain
 from trusted_infrastructure.manager.vapi.errors import (
     InvalidArgument,
@@ -23,7 +23,6 @@ from trusted_infrastructure.manager.vapi.structure import Blob, Identifier, Stru
 
 SERVICE = "com.vmware.vcenter.trusted_infrastructure.hosts.hardware.tpm"
 PATH = "/vcenter/trusted-infrastructure/hosts/{host}/hardware/tpm"
-AGENT = "/agent/manage/v1"
 TPM = "tpm0"
 # Visits to a TPM wait for each other; still shorter than proxies and clients wait for an answer.
 TIMEOUT = 45.0

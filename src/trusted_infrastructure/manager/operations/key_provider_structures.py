@@ -175,13 +175,15 @@ class KeyServerInfo(Structure, frozen=True):
 
 class Info(Structure, frozen=True):
     """A provider. has_credential is ours: a password was set, for the key servers, proxy and trusted
-    certificates that the provider has now; it cannot be read."""
+    certificates that the provider has now; it cannot be read. So is previous_master_key_ids: earlier primary
+    keys, which still open; while there are any, there is no other rotation."""
 
     master_key_id: str
     key_server: KeyServerInfo
     status: Status
     required_userspace: str
     has_credential: bool
+    previous_master_key_ids: list[str]
 
 
 DEFAULT_TIMEOUT = 10

@@ -116,6 +116,7 @@ async def get(context: Context, given: ProviderInput) -> Info:
         status=status_of(given.provider, content, await service_reports.kms(context), comparison),
         required_userspace=content.required_userspace,
         has_credential=has_credential(content),
+        previous_master_key_ids=[key.master_key_id for key in content.previous_keys],
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""trust/events: what happened, with vSphere's event ids; listed, and exported (SYSTEM P9)."""
+"""trust/events: what happened, with vSphere's event ids; listed, and exported."""
 
 from __future__ import annotations
 

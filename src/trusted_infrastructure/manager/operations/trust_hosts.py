@@ -13,7 +13,7 @@ from trusted_infrastructure.manager import attestation_states
 from trusted_infrastructure.manager.attestation_states import Seen, seconds_of
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host
-from trusted_infrastructure.manager.nodes import NodeError, ask
+from trusted_infrastructure.manager.nodes import AGENT, CODE_LIMIT, TEXT_LIMIT, NodeError, ask
 from trusted_infrastructure.manager.operations.base_images import IMAGE_LIMIT
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH, HostInput
 from trusted_infrastructure.manager.vapi.errors import (
@@ -27,7 +27,6 @@ from trusted_infrastructure.times import rfc3339
 
 SERVICE = f"{TRUST}.hosts"
 PATH = f"{TRUST_PATH}/hosts/{{host}}"
-AGENT = "/agent/manage/v1"
 # An attestation, and a key check, ask several services one after the other.
 LONG = 50.0
 
@@ -224,17 +223,18 @@ async def attestation_of(
 
 
 def seen(info: AttestationInfo) -> Seen:
-    """As the manager keeps it."""
+    """As the manager keeps it. What a host says is cut to the table's columns, and a text to what errors
+    have: it comes once a minute, and each is kept."""
     return Seen(
         state=info.state,
-        reason=info.reason or "",
-        message=info.message or "",
-        base_image=info.base_image or "",
-        base_image_state=info.base_image_state or "",
+        reason=(info.reason or "")[:CODE_LIMIT],
+        message=(info.message or "")[:TEXT_LIMIT],
+        base_image=(info.base_image or "")[:255],
+        base_image_state=(info.base_image_state or "")[:16],
         since=seconds_of(info.since),
         attested_until=seconds_of(info.attested_until),
-        service=info.service or "",
-        service_address=info.service_address or "",
+        service=(info.service or "")[:255],
+        service_address=(info.service_address or "")[:320],
     )
 
 

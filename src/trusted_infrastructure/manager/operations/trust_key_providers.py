@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""trust/key-providers: key providers of all three kinds, and which is the default (SYSTEM P4).
+"""trust/key-providers: key providers of all three kinds, and which is the default.
 
 The default of the manager is for all clusters that have none of their own. What hosts encrypt from now on
 uses it; what they encrypted before stays with the provider that it has.

@@ -70,7 +70,8 @@ class HostUse(Structure, frozen=True):
 
 class KeyInfo(Structure, frozen=True):
     """A key of a provider. state: KEPT is one that hosts have, and this manager has not. unknown: hosts that
-    do not answer, or cannot read all keys that they keep."""
+    do not answer, cannot read all keys that they keep, or wrap under this key, which is not current, still.
+    """
 
     key_id: str
     state: Literal["CURRENT", "KEPT", "PREVIOUS"]
@@ -157,7 +158,9 @@ async def delete(context: Context, given: DeleteInput) -> None:
     used = {key.key_id: key for key in await keys_in_use(manager, given.provider, hosts)}.get(given.key)
     if used is None:
         raise NotFound(f"The native key provider {given.provider!r} has no key {given.key!r}.", given.key)
-    if used.state != "CURRENT" and not given.force:
+    if used.state == "CURRENT":  # when it was counted: hosts went on wrapping, also where it is not any more
+        raise native_providers.is_current(given.provider, given.key)
+    if not given.force:
         refuse_in_use(used)
     with manager.database.transaction() as connection:
         provider = native_providers.find(connection, given.provider)
@@ -191,8 +194,8 @@ def refuse_in_use(used: KeyInfo) -> None:
         )
     if used.unknown:
         raise NotAllowedInCurrentState(
-            "Hosts that do not answer, or cannot read all keys that they keep, may keep some under "
-            f"{used.key_id}: {', '.join(used.unknown)}.",
+            "Hosts that do not answer, cannot read all keys that they keep, or did not take a later key, may "
+            f"keep some under {used.key_id}: {', '.join(used.unknown)}.",
             used.key_id,
             reason="keys_left",
         )
@@ -204,17 +207,22 @@ async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> lis
         provider = native_providers.find(connection, name)
         ids = set(native_providers.check_values(connection, provider))
         removed = native_providers.removed_keys(connection, name)
-    states = (await native_push.states_of_all(manager, hosts)).values() if provider.usable else ()
-    held = [found[name].keys for found in states if not isinstance(found, NodeError) and name in found]
-    kept = set().union(*held) - ids - removed
+    states = await native_push.states_of_all(manager, hosts) if provider.usable else {}
+    held = {
+        host: found[name]
+        for host, found in states.items()
+        if not isinstance(found, NodeError) and name in found
+    }
+    kept = set().union(*(state.keys for state in held.values())) - ids - removed
     uses = await host_keys.use_of_all(manager, hosts, name)
-    unknown = sorted(host.name for host in hosts if host.name not in uses or not uses[host.name].complete)
+    unknown = {host.name for host in hosts if host.name not in uses or not uses[host.name].complete}
+    behind = {host: state.key_id for host, state in held.items() if state.key_id != provider.key_id}
     found = [
         KeyInfo(
             key_id=key_id,
             state="CURRENT" if key_id == provider.key_id else "KEPT" if key_id in kept else "PREVIOUS",
             hosts=[HostUse(host=host, keys=use.counts[key_id]) for host, use in sorted(uses.items())],
-            unknown=unknown,
+            unknown=sorted(unknown.union(host for host, wraps in behind.items() if wraps == key_id)),
         )
         for key_id in sorted(ids | kept)
     ]

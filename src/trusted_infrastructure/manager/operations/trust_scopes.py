@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""trust/clusters/{cluster}/scopes: what the hosts of a trusted cluster may use (PROTOCOL 1)."""
+"""trust/clusters/{cluster}/scopes: what the hosts of a trusted cluster may use (docs/protocol.md 2)."""
 
 from __future__ import annotations
 

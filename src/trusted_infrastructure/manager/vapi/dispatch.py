@@ -30,7 +30,7 @@ from trusted_infrastructure.manager.vapi.structure import FieldError, Structure,
 from trusted_infrastructure.refusal import Refusal
 
 SIDES = {"trust_authority": "Trust Authority", "workload": "workload"}
-log = structlog.get_logger("manager.api")
+log = structlog.get_logger("trusted_infrastructure.manager")
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,17 @@ class Nothing(Structure, frozen=True):
 
 
 def check_name(field: str, name: str) -> None:
-    """Names become parts of URLs and file names on hosts: no slashes, no controls, not '.' or '..'.
+    """Names become parts of URLs and file names on hosts, and people tell things apart by them: no slashes,
+    no controls, nothing that cannot be seen, not '.' or '..'.
 
     Raises FieldError."""
     if not name or len(name) > 200:
         raise FieldError(field, f"must have 1 to 200 characters, has {len(name)}")
-    if NAME_FORBIDDEN.search(name) or name in {".", ".."} or name != name.strip():
+    forbidden = NAME_FORBIDDEN.search(name) or not name.isprintable()
+    if forbidden or name in {".", ".."} or name != name.strip():
         raise FieldError(
-            field, "must not contain / \\ ? # % or control characters, or begin or end with a space"
+            field,
+            "must not contain / \\ ? # % or characters that cannot be printed, or begin or end with a space",
         )
 
 

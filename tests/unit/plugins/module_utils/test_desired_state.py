@@ -108,6 +108,49 @@ def test_check_mode_sends_no_call_and_predicts(run_plan: Any, client: Any) -> No
     assert not fake.open
 
 
+NAMES = {"master_key_id": "primary_key_id", "base_image": "path", "credential": "kmip_password"}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("spec.master_key_id: is required", "primary_key_id (spec.master_key_id): is required"),
+        ("POST /api/x: spec.master_key_id: no", "POST /api/x: primary_key_id (spec.master_key_id): no"),
+        ("spec.base_image.pcrs[0].x: no", "path (spec.base_image.pcrs[0].x): no"),
+        ("spec.base_image[1]: no", "path (spec.base_image[1]): no"),
+        ("PUT /api/x/credential: credential: no", "PUT /api/x/credential: kmip_password (credential): no"),
+        ("PUT /api/x/credential: no", "PUT /api/x/credential: no"),
+        ("spec.servers[0].address.port: no", "spec.servers[0].address.port: no"),
+        ("spec.the_credential: no", "spec.the_credential: no"),
+        ("the key provider has no master_key_id", "the key provider has no master_key_id"),
+    ],
+)
+def test_a_field_that_the_task_calls_by_another_name(said: str, shown: str) -> None:
+    error = desired_state.in_words_of_task(ApiError(said, "INVALID_ARGUMENT", 400), NAMES)
+    assert (str(error), error.error_type, error.status) == (shown, "INVALID_ARGUMENT", 400)
+    assert str(desired_state.in_words_of_task(ApiError(said), {})) == said
+
+
+def test_what_the_server_will_refuse_is_said_in_check_mode(run_plan: Any, client: Any) -> None:
+    """Outside of it the server is asked, and decides: what was read may be another by then."""
+    planned = Plan({"a": 1}, None, (DELETE,), refused=ApiError("It is in use.", "RESOURCE_BUSY", 500))
+    fake = client(ANSWERS)
+    result = run_plan(fake, planned, check=True)
+    assert (result["failed"], result["changed"], result["msg"]) == (True, False, "It is in use.")
+    assert (result["error_type"], fake.calls, fake.open) == ("RESOURCE_BUSY", [READ], False)
+    result = run_plan(fake, planned)
+    assert (result["changed"], result["answers"]) == (True, ["gone"])
+
+
+def test_what_another_task_may_change_before_is_a_warning(run_plan: Any, client: Any) -> None:
+    planned = Plan({"a": 1}, None, (DELETE,), hindered=ApiError("It is in use.", "RESOURCE_BUSY", 500))
+    fake = client(ANSWERS)
+    result = run_plan(fake, planned, check=True)
+    assert (result["changed"], fake.calls) == (True, [READ])
+    assert "As things are now, the server refuses this: It is in use." in str(result["warnings"])
+    assert "warnings" not in run_plan(fake, planned)
+
+
 def test_absent_shows_as_an_empty_diff(run_plan: Any, client: Any) -> None:
     result = run_plan(client(ANSWERS), Plan({"a": 1}, None, (DELETE,)))
     assert result["diff"] == {"before": {"a": 1}, "after": {}}

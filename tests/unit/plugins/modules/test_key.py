@@ -113,7 +113,13 @@ def test_a_key_is_forgotten(run_module: Any, client: Any) -> None:
 
 
 def test_a_key_that_is_in_use_is_refused_by_the_manager(run_module: Any, client: Any) -> None:
-    fake = server(client, row("a/b"))
+    """Check mode says so from what it reads."""
+    given = {"provider": "finance", "key_id": "a/b", "state": "absent"}
+    fake = server(client, row("a/b", used_since="2026-11-21T19:45:01.000Z", name=""))
     fake.answers["DELETE", f"{KEYS}/a%2Fb"] = ApiError("in use", "NOT_ALLOWED_IN_CURRENT_STATE", 400)
-    result = run_module("key", fake, provider="finance", key_id="a/b", state="absent")
+    predicted = run_module("key", fake, check=True, **given)
+    assert (predicted["changed"], fake.changes) == (True, [])
+    assert "the key a/b is put to use for the object " in str(predicted["warnings"])
+    result = run_module("key", fake, **given)
     assert (result["failed"], result["changed"], result["msg"]) == (True, False, "in use")
+    assert "warnings" not in run_module("key", fake, check=True, **given, force=True)

@@ -9,6 +9,7 @@ import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
 from ansible_collections.trusted.infrastructure.plugins.modules.key_provider import (
+    Found,
     plan,
     read,
     specification,
@@ -91,13 +92,13 @@ def test_wanted() -> None:
     ],
 )
 def test_only_what_differs_is_sent(changes: Any, different: Any) -> None:
-    planned = plan(BASE, PROVIDER, wanted(**changes), "the provider")
+    planned = plan(Found(BASE, PROVIDER), wanted(**changes), "the provider")
     calls = (Call("PATCH", ONE, specification(different), task=True),) if different else ()
     assert (planned.before, planned.after, planned.calls) == (PROVIDER, {**PROVIDER, **different}, calls)
 
 
 def test_create_and_delete() -> None:
-    created = plan(BASE, None, wanted(kmip_username="ti"), "the provider")
+    created = plan(Found(BASE, None), wanted(kmip_username="ti"), "the provider")
     body = {
         "provider": "the provider",
         "master_key_id": "1",
@@ -110,8 +111,25 @@ def test_create_and_delete() -> None:
         "servers": SERVERS,
         "username": "ti",
     }
-    assert plan(BASE, PROVIDER, None, "the provider").calls == (DELETE,)
-    assert plan(BASE, None, None, "the provider").calls == ()
+    assert plan(Found(BASE, PROVIDER), None, "the provider").calls == (DELETE,)
+    assert plan(Found(BASE, None), None, "the provider").calls == ()
+
+
+@pytest.mark.parametrize(
+    ("previous", "changes", "refused"),
+    [
+        ([], {"primary_key_id": "2"}, False),
+        (["0"], {"primary_key_id": "2"}, True),
+        (["0"], {"primary_key_id": "2", "description": "text"}, True),
+        (["0"], {"description": "text"}, False),
+        (["0"], {}, False),
+        (["0"], {"state": "absent"}, False),
+    ],
+)
+def test_there_is_one_rotation_at_a_time(previous: list[str], changes: Any, refused: bool) -> None:
+    planned = plan(Found(BASE, PROVIDER, previous), wanted(**changes), "the provider")
+    assert (planned.hindered is not None) is refused
+    assert not refused or "is being rotated from 0" in str(planned.hindered)
 
 
 def test_a_server_that_leaves_things_out(client: Any) -> None:
@@ -119,11 +137,11 @@ def test_a_server_that_leaves_things_out(client: Any) -> None:
     servers = [{"name": "kms1", "address": {"hostname": "kms1.example"}}]
     found = {"master_key_id": "1", "key_server": {"type": "KMIP", "kmip_server": {"servers": servers}}}
     with client({("GET", ONE): found}) as session:
-        _base, state = read(session, "one", "the provider")
-    assert state == {**PROVIDER, "connection_timeout": None, "required_userspace": None}
+        found_there = read(session, "one", "the provider")
+    assert found_there == Found(BASE, {**PROVIDER, "connection_timeout": None, "required_userspace": None})
     found["key_server"] = {"type": "KMIP", "proxy_server": {"hostname": "p"}}
     with client({("GET", ONE): found}) as session:
-        _base, state = read(session, "one", "the provider")
+        state = read(session, "one", "the provider").current
     assert (state["servers"], state["proxy_server"]) == ([], {"hostname": "p", "port": 1080})
 
 

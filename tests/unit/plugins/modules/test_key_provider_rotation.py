@@ -181,6 +181,16 @@ def test_the_module(run_module: Any, client: Any) -> None:
     assert fake.changes == [complete(True)]
 
 
+def test_a_provider_that_is_still_to_be_made(run_module: Any, client: Any) -> None:
+    """It has no rotation to complete; to replace its primary key is a change."""
+    fake = client({("GET", BASE): ApiError("no provider", "NOT_FOUND", 404)})
+    wanted = {"cluster": "one", "provider": "the provider"}
+    assert run_module("key_provider_rotation", fake, check=True, **wanted)["changed"] is False
+    stolen = {**wanted, "state": "compromised", "primary_key_id": "3"}
+    assert run_module("key_provider_rotation", fake, check=True, **stolen)["changed"] is True
+    assert run_module("key_provider_rotation", fake, **wanted)["error_type"] == "NOT_FOUND"
+
+
 def test_a_wrong_id_is_said_to_be_one(run_module: Any, client: Any) -> None:
     fake = client({("GET", BASE): rotation()})
     wanted = {"cluster": "one", "provider": "the provider", "state": "compromised"}

@@ -14,6 +14,7 @@ from ansible_collections.trusted.infrastructure.plugins.modules import (
     manager_role,
     manager_user,
 )
+from ansible_collections.trusted.infrastructure.plugins.modules.manager_role import Found
 
 USER = {"user": "eve", "description": "x"}
 CHANGED = {"password": "<changed>"}
@@ -59,14 +60,17 @@ NEW = {"user": "eve", "description": "", "password": "a secret"}
 def test_user(
     current: Any, description: Any, password: Any, update: str, state: str, after: Any, calls: Any
 ) -> None:
-    planned = manager_user.plan(current, "eve", description, password, update, state)
+    planned = manager_user.plan(current, False, "eve", description, password, update, state)
     assert (planned.before, planned.after, planned.calls) == (current, after, calls)
     assert "a secret" not in str([planned.before, planned.after])
+    assert planned.refused is None
+    fixed = manager_user.plan(current, current is not None, "eve", description, password, update, state)
+    assert ("inventory" in str(fixed.refused)) is bool(current and calls)
 
 
 def test_a_user_is_not_made_without_a_password() -> None:
     with pytest.raises(ApiError, match="user_password is needed"):
-        manager_user.plan(None, "eve", None, None, "always", "present")
+        manager_user.plan(None, False, "eve", None, None, "always", "present")
 
 
 def test_no_output_has_the_password(run_module: Any, client: Any) -> None:
@@ -124,8 +128,13 @@ def test_group(
     current: Any, description: Any, members: Any, exclusive: bool, state: str, after: Any, calls: Any
 ) -> None:
     fixed = {"fixed"} if current and "fixed" in current["members"] else set()
-    planned = manager_group.plan(current, fixed, "g", description, members, exclusive, state)
+    planned = manager_group.plan(current, False, fixed, "g", description, members, exclusive, state)
     assert (planned.before, planned.after, planned.calls) == (current, after, calls)
+    assert planned.refused is None
+    if current is not None:
+        system = manager_group.plan(current, True, fixed, "g", description, members, exclusive, state)
+        changed = state == "absent" or description not in (None, current["description"])
+        assert ("built in" in str(system.refused)) is changed
 
 
 SYSTEM = ["System.Anonymous", "System.Read", "System.View"]
@@ -142,17 +151,35 @@ ROLE = {"role": "r", "description": "x", "privileges": ["Host.Tpm.Read", *SYSTEM
     ],
 )
 def test_role(current: Any, description: Any, wanted: Any, state: str, changes: Any) -> None:
-    planned = manager_role.plan(current, "r", description, wanted, state)
+    planned = manager_role.plan(Found(current), "r", description, wanted, state)
     assert planned.after == {**ROLE, **changes}
     assert planned.calls == ((Call("PATCH", "/trust/roles/r", changes),) if changes else ())
+    assert planned.refused is None
+    system = manager_role.plan(Found(current, system=True), "r", description, wanted, state)
+    assert ("built in" in str(system.refused)) is bool(changes)
 
 
 def test_role_made_and_removed() -> None:
-    made = manager_role.plan(None, "r", None, ["Host.Tpm.Read"], "present")
+    made = manager_role.plan(Found(None), "r", None, ["Host.Tpm.Read"], "present")
     body = {**ROLE, "description": ""}
     assert (made.after, made.calls) == (body, (Call("POST", "/trust/roles", body),))
-    assert manager_role.plan(ROLE, "r", None, None, "absent").calls == (Call("DELETE", "/trust/roles/r"),)
-    assert manager_role.plan(None, "r", None, None, "absent").calls == ()
+    gone = manager_role.plan(Found(ROLE), "r", None, None, "absent")
+    assert (gone.calls, gone.refused) == ((Call("DELETE", "/trust/roles/r"),), None)
+    assert manager_role.plan(Found(None), "r", None, None, "absent").calls == ()
+
+
+def test_a_role_that_stays_is_said_in_check_mode(run_module: Any, client: Any) -> None:
+    """Who has it is asked where it is to be removed only."""
+    role = {**ROLE, "label": "r", "system": False}
+    rows = [{"principal": name} for name in ("eve", "adam", "eve")]
+    fake = client({("GET", "/trust/roles/r"): role, ("GET", "/trust/permissions"): rows})
+    result = run_module("manager_role", fake, check=True, name="r", state="absent")
+    assert (result["changed"], fake.changes) == (True, [])
+    assert "first: adam, eve" in str(result["warnings"])
+    assert fake.calls[-1].query == (("roles", "r"),)
+    fake = client({("GET", "/trust/roles/r"): {**role, "system": True}})
+    result = run_module("manager_role", fake, check=True, name="r", privileges=[])
+    assert (result["failed"], "built in" in result["msg"]) == (True, True)
 
 
 TARGET = {"principal": "p", "principal_type": "USER"}

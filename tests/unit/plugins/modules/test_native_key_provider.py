@@ -82,6 +82,49 @@ def test_constraints_are_not_changed() -> None:
         plan(ONE, wanted(tpm_required=True))
 
 
+def told(result: dict[str, Any]) -> str:
+    """What check mode says of the manager's answer."""
+    return result.get("msg", "") + "".join(map(str, result.get("warnings", [])))
+
+
+NOWHERE = ApiError("HTTP status 404", "", 404)
+TAKEN = [{"provider": "branch", "type": "STANDARD", "default": False}]
+HELD = {"native_info": {"key_id": KEY}}
+EARLIER = [{"key_id": KEY, "state": "CURRENT"}, {"key_id": OTHER, "state": "PREVIOUS"}]
+
+
+@pytest.mark.parametrize(
+    ("found", "given", "answers", "said"),
+    [
+        (None, {}, {"others": TAKEN}, "has a standard key provider 'branch'"),
+        (None, {}, {"others": [{**TAKEN[0], "provider": "x"}]}, ""),
+        (None, {"state": "absent"}, {"others": TAKEN}, ""),
+        # A vCenter Server has neither list.
+        (None, {}, {"others": NOWHERE}, ""),
+        (HELD, {"key_id": OTHER}, {"keys": NOWHERE}, ""),
+        (HELD, {"key_id": OTHER.upper()}, {"keys": EARLIER}, f"key_id: branch had the key {OTHER} before"),
+        (HELD, {"key_id": OTHER}, {"keys": [EARLIER[0], {**EARLIER[1], "state": "KEPT"}]}, ""),
+        (HELD, {"key_id": KEY}, {}, ""),
+        (HELD, {}, {}, ""),
+        (HELD, {"key_id": OTHER, "state": "absent"}, {}, ""),
+        (HELD, {"key_id": OTHER}, {"keys": ApiError("it is ill", "SERVICE_UNAVAILABLE", 503)}, "it is ill"),
+    ],
+)
+def test_check_mode_says_what_will_not_be(
+    run_module: Any, client: Any, found: Any, given: Any, answers: Any, said: str
+) -> None:
+    fake = client(
+        {
+            ("GET", f"{PROVIDERS}/branch"): found or ApiError("no", "NOT_FOUND", 404),
+            ("GET", "/trust/key-providers"): answers.get("others"),
+            ("GET", "/trust/native-key-providers/branch/keys"): answers.get("keys"),
+        }
+    )
+    result = run_module("native_key_provider", fake, check=True, name="branch", **given)
+    assert (bool(told(result)), said in told(result), fake.changes) == (bool(said), True, [])
+    assert result.get("failed", False) is (bool(said) and found is not None)
+
+
 def test_the_key_shows_nowhere(run_module: Any, client: Any) -> None:
     fake = client(
         {
@@ -238,15 +281,17 @@ def test_a_provider_that_is_not_there(run_module: Any, client: Any, tmp_path: Pa
     ],
 )
 def test_restore(current: Any, spec: dict[str, Any], calls: Any) -> None:
-    assert restored(ONE, current, spec).calls == calls
+    taken = ApiError("taken", "ALREADY_EXISTS", 400)
+    planned = restored(ONE, current, taken, spec)
+    assert (planned.calls, planned.hindered) == (calls, taken if calls else None)
 
 
 def test_a_restore_over_another_provider_is_refused() -> None:
     with pytest.raises(ApiError, match="older backup"):
-        restored(ONE, {**ONE, "key_id": OTHER}, {"config": "x"})
+        restored(ONE, {**ONE, "key_id": OTHER}, None, {"config": "x"})
     changed = {"config": "x", "constraints": {"tpm_required": False}}
     with pytest.raises(ApiError, match="cannot be changed"):
-        restored(ONE, {**ONE, "tpm_required": True}, changed)
+        restored(ONE, {**ONE, "tpm_required": True}, None, changed)
 
 
 def test_a_file_that_is_no_backup(run_module: Any, client: Any, tmp_path: Path) -> None:
@@ -258,7 +303,7 @@ def test_a_file_that_is_no_backup(run_module: Any, client: Any, tmp_path: Path) 
 
 
 POLICIES = "/trust/clusters/domain-c1/pcr-policies"
-POLICY = {"name": "1", "bank": "sha256", "pcrs": {"4": "11"}}
+POLICY = {"name": "1", "bank": "sha256", "pcrs": {"4": "11"}, "current_key": True}
 SIGN = (Call("POST", POLICIES, {"name": "1", "base_image": {"a": 1}}, task=True),)
 
 
@@ -276,8 +321,9 @@ def test_pcr_policies(current: Any, covers: Any, calls: Any) -> None:
 
 
 def test_a_policy_of_another_key_or_cluster_is_signed_anew() -> None:
-    planned = signed(Found(POLICIES, POLICY, POLICY, signed=False), "1", {"a": 1})
-    assert (planned.calls, planned.changed) == (SIGN, True)
+    of_another = {**POLICY, "current_key": False}
+    planned = signed(Found(POLICIES, of_another, POLICY), "1", {"a": 1})
+    assert (planned.calls, planned.before, planned.after) == (SIGN, of_another, POLICY)
 
 
 def test_a_policy_never_changes() -> None:
@@ -294,7 +340,11 @@ def test_a_file_that_is_no_image(run_module: Any, client: Any, tmp_path: Path, c
 
 
 KEYS = "/trust/native-key-providers/the%20branch/keys"
-ROWS = [{"key_id": KEY, "state": "CURRENT"}, {"key_id": "a/b", "state": "KEPT"}]
+ROWS = [
+    {"key_id": KEY, "state": "CURRENT", "hosts": [], "unknown": []},
+    {"key_id": "a/b", "state": "KEPT", "hosts": [{"host": "host1", "keys": 0}], "unknown": []},
+]
+USED = {"hosts": [{"host": "host1", "keys": 0}, {"host": "host2", "keys": 3}], "unknown": ["host3"]}
 
 
 def test_an_earlier_key_is_removed(run_module: Any, client: Any) -> None:
@@ -310,6 +360,28 @@ def test_an_earlier_key_is_removed(run_module: Any, client: Any) -> None:
     assert fake.changes == [Call(*one, query=(("force", "true"),))]
     fake = client({("GET", KEYS): ROWS[:1]})
     assert run_module("native_key_provider_key", fake, **given, force=True)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("seen", "force", "said"),
+    [
+        ({"state": "CURRENT"}, False, "a/b is the current key"),
+        ({"state": "CURRENT"}, True, "a/b is the current key"),
+        (USED, False, "are still under a/b (host2: 3)"),
+        ({**USED, "state": "PREVIOUS"}, False, "are still under a/b (host2: 3)"),
+        ({"unknown": ["host3", "host4"]}, False, "may keep some under a/b: host3, host4"),
+        (USED, True, ""),
+        ({"unknown": ["host3"]}, True, ""),
+    ],
+)
+def test_check_mode_says_which_key_stays(
+    run_module: Any, client: Any, seen: dict[str, Any], force: bool, said: str
+) -> None:
+    fake = client({("GET", KEYS): [ROWS[0], {**ROWS[1], **seen}]})
+    given = {"provider": "the branch", "key_id": "a/b", "force": force}
+    result = run_module("native_key_provider_key", fake, check=True, **given)
+    assert (result["changed"], fake.changes) == (True, [])
+    assert (bool(told(result)), said in told(result)) == (bool(said), True)
 
 
 @pytest.mark.parametrize("given", [{"key_id": "a/b", "state": "present"}, {}])

@@ -26,6 +26,7 @@ PROVIDER = {
     "certificate": None,
     "csr": None,
     "trusted_certificates": [],
+    "keys": 0,
     "health": "ERROR",
 }
 COMPLETE = {
@@ -135,7 +136,7 @@ def test_only_what_differs_is_sent(current: Any, changes: Any, calls: Any) -> No
     assert found.calls == calls
     assert (found.before != found.after) is bool(calls)
     assert PASSWORD not in f"{found.before}{found.after}"
-    assert "health" not in found.before and "health" not in found.after
+    assert not {"health", "keys"} & {*found.before, *found.after}
 
 
 def test_everything_at_once() -> None:
@@ -163,6 +164,26 @@ def test_absent() -> None:
     forced = planned(COMPLETE, state="absent", servers=None, force=True)
     assert forced.calls == (Call("DELETE", ONE, query=(("force", "true"),), task=True),)
     assert forced.after is None
+
+
+@pytest.mark.parametrize("given", [{"servers": GIVEN}, {"state": "absent"}])
+def test_a_name_of_another_kind(run_module: Any, client: Any, given: Any) -> None:
+    others = [{"provider": "the provider", "type": "TRUSTED", "default": True}]
+    answers = {("GET", ONE): ApiError("none", "NOT_FOUND", 404), ("GET", "/trust/key-providers"): others}
+    fake = client(answers)
+    result = run_module("standard_key_provider", fake, check=True, name="the provider", **given)
+    assert (result["changed"], fake.changes) == ("servers" in given, [])
+    assert ("has a trusted key provider" in str(result.get("warnings"))) is ("servers" in given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "force", "refused"), [(0, False, False), (2, False, True), (2, True, False), (0, True, False)]
+)
+def test_a_provider_with_known_keys_is_not_deleted(keys: int, force: bool, refused: bool) -> None:
+    found = planned({**COMPLETE, "keys": keys}, state="absent", servers=None, force=force)
+    assert (bool(found.calls), found.hindered is not None) == (True, refused)
+    assert not refused or "2 keys of the provider" in str(found.hindered)
+    assert planned({**COMPLETE, "keys": keys}, description="text").hindered is None
 
 
 def test_the_request_that_is_outstanding() -> None:

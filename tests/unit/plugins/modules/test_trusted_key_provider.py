@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.trusted.infrastructure.plugins.module_utils.management_api import Call
-from ansible_collections.trusted.infrastructure.plugins.modules.trusted_key_provider import plan, read
+from ansible_collections.trusted.infrastructure.plugins.modules.trusted_key_provider import (
+    Found,
+    plan,
+    read,
+)
 
 RESOURCE = "/trust/trusted-key-providers"
 ONE = f"{RESOURCE}/p"
@@ -46,20 +50,32 @@ def create(body: Any) -> tuple[Call, ...]:
 def test_plan(
     current: Any, has_default: bool, group: Any, default: bool, state: str, after: Any, calls: Any
 ) -> None:
-    planned = plan(current, has_default, "p", group, default, state)
+    planned = plan(Found(current, has_default), "p", group, default, state)
     assert (planned.before, planned.after, planned.calls) == (current, after, calls)
 
 
+OTHERS = "/trust/key-providers"
+NATIVE = {"provider": "q", "type": "NATIVE", "default": True}
+
+
+@pytest.mark.parametrize("row", [PLAIN, DEFAULT])
+def test_one_that_is_there(client: Any, row: Any) -> None:
+    with client({("GET", RESOURCE): [{**DEFAULT, "provider": "q"}, row]}) as session:
+        assert read(session, "p") == Found(row)
+
+
 @pytest.mark.parametrize(
-    "rows, expected",
-    [
-        ([], (None, False)),
-        ([PLAIN], (PLAIN, False)),
-        ([DEFAULT], (DEFAULT, True)),
-        ([{**DEFAULT, "provider": "q"}], (None, True)),
-        ([{**DEFAULT, "provider": "q"}, PLAIN], (PLAIN, True)),
-    ],
+    ("rows", "has_default"),
+    [([], False), ([{**NATIVE, "default": False}], False), ([NATIVE], True)],
 )
-def test_read(client: Any, rows: Any, expected: Any) -> None:
-    with client({("GET", RESOURCE): rows}) as session:
-        assert read(session, "p") == expected
+def test_a_new_one_is_the_default_where_no_kind_has_one(client: Any, rows: Any, has_default: bool) -> None:
+    with client({("GET", RESOURCE): [], ("GET", OTHERS): rows}) as session:
+        assert read(session, "p") == Found(None, has_default)
+
+
+def test_a_name_is_for_one_provider_of_any_kind(run_module: Any, client: Any) -> None:
+    fake = client({("GET", RESOURCE): [], ("GET", OTHERS): [{**NATIVE, "provider": "p"}]})
+    result = run_module("trusted_key_provider", fake, check=True, name="p", group="g")
+    assert (result["changed"], fake.changes) == (True, [])
+    assert "has a native key provider" in str(result["warnings"])
+    assert run_module("trusted_key_provider", fake, check=True, name="p", state="absent")["changed"] is False
