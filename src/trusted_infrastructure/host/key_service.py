@@ -34,6 +34,7 @@ from trusted_infrastructure.decoding import decode_json
 from trusted_infrastructure.host.host_keys import HostKeys
 from trusted_infrastructure.host.key_encryption_keys import ObjectOfKey
 from trusted_infrastructure.host.key_management import page
+from trusted_infrastructure.host.key_registry import KeptKey
 from trusted_infrastructure.host.object_keys import ObjectKey
 from trusted_infrastructure.host.rewrapping import Rewrapping
 from trusted_infrastructure.key_delivery import KeyRecord, Label, LeftKey, OptionalLabel, RewrapKeys
@@ -66,58 +67,62 @@ class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 def key_application(keys: HostKeys) -> Application:
     """The application of keys.sock, whose server says who calls in `request.state.peer_uid`."""
+    return Application(KeyRoutes(keys).routes(), body_limit=BODY_LIMIT, time_limit=TIME_LIMIT)
 
-    async def listed(request: Request) -> Response:
-        found = page(request, keys.objects.list(_caller(request)))
-        return JSONAnswer(
-            {
-                "keys": [
-                    {
-                        **msgspec.to_builtins(kept.record),
-                        "owner": kept.owner,
-                        "wrapped_key": kept.wrapped_key,
-                    }
-                    for kept in found
-                ]
-            }
-        )
 
-    async def generate(request: Request) -> Response:
+class KeyRoutes:
+    """What callers may ask."""
+
+    def __init__(self, keys: HostKeys) -> None:
+        self._keys = keys
+
+    def routes(self) -> list[Route]:
+        """The routes below /agent/keys/v1."""
+        return [
+            Route(f"{BASE}/keys", self._list, methods=["GET"]),
+            Route(f"{BASE}/generate", self._generate, methods=["POST"]),
+            Route(f"{BASE}/get", self._get, methods=["POST"]),
+            Route(f"{BASE}/rewrap", self._rewrap, methods=["POST"]),
+            Route(f"{BASE}/keys/{{key_id}}", self._forget, methods=["DELETE"]),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        kept = page(request, self._keys.objects.list(_caller(request)))
+        return JSONAnswer({"keys": [_kept(key) for key in kept]})
+
+    async def _generate(self, request: Request) -> Response:
         asked = decode_json(await request.body(), GenerateRequest)
         use = ObjectOfKey(asked.object_id, asked.component, asked.name)
         about = {"object_id": asked.object_id, "provider": asked.provider or ""}
         with _traced("generate", _caller(request), about):
-            made = await keys.objects.generate(use, asked.provider, _caller(request))
+            made = await self._keys.objects.generate(use, asked.provider, _caller(request))
             about |= _about(made.record)
         with made:
             return JSONAnswer(_answer(made))
 
-    async def get(request: Request) -> Response:
+    async def _get(self, request: Request) -> Response:
         asked = decode_json(await request.body(), GetRequest)
         if (asked.key_id is None) == (asked.wrapped_key is None):
             raise InvalidField("key_id", "exactly one of key_id and wrapped_key is needed")
-        about = named(asked.key_id)
+        about = self._named(asked.key_id)
         with _traced("get", _caller(request), about):
             if asked.key_id is not None:
-                found = await keys.objects.get(asked.key_id, _caller(request))
+                found = await self._keys.objects.get(asked.key_id, _caller(request))
             else:
                 wrapped = asked.wrapped_key or b""
                 about |= _about(data_keys.parse(wrapped).header)
-                found = await keys.objects.get_wrapped(wrapped, _caller(request))
+                found = await self._keys.objects.get_wrapped(wrapped, _caller(request))
         with found:
             return JSONAnswer(_answer(found))
 
-    async def rewrap(request: Request) -> Response:
+    async def _rewrap(self, request: Request) -> Response:
         asked = decode_json(await request.body() or b"{}", RewrapKeys)
         uid = _caller(request)
+        self._check_owned(asked, uid)
         try:
-            for key_id in asked.key_ids:  # one that is left out of the report counts as done
-                about = named(key_id)
-                keys.objects.kept(key_id, uid)
-            about = {"provider": asked.target or ""}
-            report = await Rewrapping(keys.objects, asked, uid).run()
+            report = await Rewrapping(self._keys.objects, asked, uid).run()
         except Refusal as refusal:
-            _trace("rewrap", uid, about, refusal.code)
+            _trace("rewrap", uid, {"provider": asked.target or ""}, refusal.code)
             raise
         if not asked.dry_run:
             for record in report.rewrapped:
@@ -126,28 +131,25 @@ def key_application(keys: HostKeys) -> Application:
                 _trace("rewrap", uid, _about(left), left.code)
         return JSONAnswer(report)
 
-    async def forget(request: Request) -> Response:
+    async def _forget(self, request: Request) -> Response:
         key_id = request.path_params["key_id"]
-        with _traced("forget", _caller(request), named(key_id)):
-            forgotten = await keys.objects.forget(key_id, _caller(request))
+        with _traced("forget", _caller(request), self._named(key_id)):
+            forgotten = await self._keys.objects.forget(key_id, _caller(request))
         return JSONAnswer({"record": forgotten})
 
-    def named(key_id: str | None) -> dict[str, str]:
-        """What is known of a key, whoever's it is."""
-        found = keys.objects.registry.get(key_id or "")
-        return {"key_id": (key_id or "")[:LOGGED]} if found is None else _about(found.record)
+    def _check_owned(self, asked: RewrapKeys, uid: int) -> None:
+        """Named keys are the caller's: one that is left out of a report counts as done. Raises Refusal."""
+        for key_id in asked.key_ids:
+            try:
+                self._keys.objects.kept(key_id, uid)
+            except Refusal as refusal:
+                _trace("rewrap", uid, self._named(key_id), refusal.code)
+                raise
 
-    return Application(
-        [
-            Route(f"{BASE}/keys", listed, methods=["GET"]),
-            Route(f"{BASE}/generate", generate, methods=["POST"]),
-            Route(f"{BASE}/get", get, methods=["POST"]),
-            Route(f"{BASE}/rewrap", rewrap, methods=["POST"]),
-            Route(f"{BASE}/keys/{{key_id}}", forget, methods=["DELETE"]),
-        ],
-        body_limit=BODY_LIMIT,
-        time_limit=TIME_LIMIT,
-    )
+    def _named(self, key_id: str | None) -> dict[str, str]:
+        """What is known of a key, whoever's it is."""
+        found = self._keys.objects.registry.get(key_id or "")
+        return {"key_id": (key_id or "")[:LOGGED]} if found is None else _about(found.record)
 
 
 def _caller(request: Request) -> int:
@@ -156,6 +158,10 @@ def _caller(request: Request) -> int:
     if not isinstance(uid, int):
         raise TypeError("peer_uid")
     return uid
+
+
+def _kept(key: KeptKey) -> dict[str, Any]:
+    return {**msgspec.to_builtins(key.record), "owner": key.owner, "wrapped_key": key.wrapped_key}
 
 
 def _answer(key: ObjectKey) -> dict[str, Any]:
