@@ -163,6 +163,8 @@ def main() -> int:
     unknown = set(names) - set(scenario_names())
     if unknown:
         raise SystemExit(f"no such scenario: {', '.join(sorted(unknown))}")
+    if shutil.which("molecule") is None:
+        raise SystemExit("Molecule is not installed: run `make bootstrap`, and again with tools/run")
     signal.signal(signal.SIGTERM, stop)
     outcomes: dict[str, Outcome] = {}
     removed = False

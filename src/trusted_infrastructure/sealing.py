@@ -24,7 +24,6 @@ caller that must know the sender checks a signature first.
 
 from __future__ import annotations
 
-import hmac
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -279,23 +278,14 @@ def open_secret(sealed: SealedSecret, host: str, key: SealingKey, purpose: str) 
 
 
 def secret_digest(secret: bytes, salt: bytes | None = None) -> str:
-    """ "salt:digest" (hex, 16 and 32 bytes) by which managers compare sealed values without opening them.
+    """ "salt:digest" (hex, 16 and 32 bytes) by which managers tell sealed values apart without opening them:
+    what is sealed again, for another host, keeps its own.
 
     scrypt, not a plain hash: the secret may be a password that somebody chose, and a manager that sees the
     digest must not be able to find it by trying (RFC 7914; N 2^14, r 8, p 1).
     """
     salt = os.urandom(16) if salt is None else salt
     return f"{salt.hex()}:{Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(secret).hex()}"
-
-
-def secret_matches(secret: bytes, digest: str) -> bool:
-    """Whether `digest` was made from `secret`. A malformed digest matches nothing."""
-    salt, _separator, _digest = digest.partition(":")
-    try:
-        expected = secret_digest(secret, bytes.fromhex(salt))
-    except ValueError:
-        return False
-    return hmac.compare_digest(expected.encode(), digest.encode())
 
 
 def _field_info(suite: str, host: str, purpose: str) -> bytes:

@@ -23,6 +23,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
             failed = bool(set(failing) & set(command))
             return int(failed), [f"TASK [what {log} does]"] if failed else []
 
+        monkeypatch.setattr(scenarios.shutil, "which", lambda name: f"/bin/{name}")
         monkeypatch.setattr(scenarios, "run", run)
         monkeypatch.setattr(scenarios, "left_behind", lambda lab: list(left))
         monkeypatch.setattr(scenarios, "scenario_names", lambda: ["trusted", "failover", "tamper"])
@@ -39,6 +40,13 @@ DESTROYED = ["lab_name=test-lab"]
 @pytest.fixture(autouse=True)
 def no_calls() -> None:
     calls.clear()
+
+
+def test_without_molecule_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["scenarios.py", "--keep", "test-lab", "trusted"])
+    monkeypatch.setattr(scenarios.shutil, "which", lambda _name: None)
+    with pytest.raises(SystemExit, match="make bootstrap"):
+        scenarios.main()
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -392,6 +392,7 @@ def test_audit_head_is_bound_to_its_service() -> None:
     jws = tokens.sign_audit_head(claims, KEY, [leaf_for(KEY)])
     assert tokens.verify_audit_head(jws, CA, SIDE, ROLE, NOW) == claims
     moved = tokens.sign_audit_head(claims, KEY, [leaf_for(KEY, host="ta2")])
-    for other in (moved, jws[:-6] + "AAAAAA", key_set(leaf_for(KEY))):
+    endless = tokens.sign_audit_head(msgspec.structs.replace(claims, seq=2**63), KEY, [leaf_for(KEY)])
+    for other in (moved, endless, jws[:-6] + "AAAAAA", key_set(leaf_for(KEY))):
         refused = code_of(lambda jws=other: tokens.verify_audit_head(jws, CA, SIDE, ROLE, NOW))  # type: ignore[misc]
         assert refused == "audit_head_invalid"

@@ -237,7 +237,7 @@ def check_denied(denied: DeniedHosts, assertion: AssertionClaims) -> None:
     if reason is not None:
         raise Refusal(
             "host_denied",
-            f"host {assertion.sub!r} or its TPM was removed {reason}".rstrip(),
+            f"host {assertion.sub!r} or its TPM is denied" + (f": {reason}" if reason else ""),
             "Add the host to its trusted cluster again, which withdraws the denial.",
         )
 

@@ -50,8 +50,8 @@ class NetworkAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A secret, HPKE-sealed for each host that may open it. docs/protocol.md 11.
 
-    digest: "salt:digest" (hex), scrypt over a random salt and the secret, to compare without opening; slow on
-    purpose, because managers see it. See `sealing.secret_matches`.
+    digest: "salt:digest" (hex), scrypt over a random salt and the secret, to tell it from others without
+    opening; slow on purpose, because managers see it. See `sealing.secret_digest`.
     sealed: host name -> HPKE ciphertext for that host's configuration key. suite: name from `sealing.SUITES`.
     """
 

@@ -33,7 +33,7 @@ State = Literal["ATTESTED", "FAILED", "EXPIRED"]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class HostResult(msgspec.Struct, frozen=True, kw_only=True):
     """A service's last result of a host. Times: Unix seconds. until: end of the token."""
 
     principal: str
@@ -48,10 +48,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     image_state: str = ""
 
 
-class Verdicts(msgspec.Struct, frozen=True):
+class HostResults(msgspec.Struct, frozen=True):
     """A service's answer about all hosts."""
 
-    hosts: list[Verdict]
+    hosts: list[HostResult]
     service: str = ""
 
 
@@ -88,9 +88,9 @@ class Past(msgspec.Struct, frozen=True):
     history: list[Transition]
 
 
-async def verdicts(manager: Manager, hosts: Sequence[str]) -> Mapping[str, Verdicts | NodeError]:
+async def verdicts(manager: Manager, hosts: Sequence[str]) -> Mapping[str, HostResults | NodeError]:
     """By Trust Authority host: what its service says of all hosts."""
-    return await ask_all(manager.nodes, list(hosts), "GET", f"{BASE}/hosts", Verdicts)
+    return await ask_all(manager.nodes, list(hosts), "GET", f"{BASE}/hosts", HostResults)
 
 
 async def past(

@@ -4,31 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-import msgspec
-
+from trusted_infrastructure.manager.attestation_verdicts import HostResult, HostResults, verdicts
 from trusted_infrastructure.manager.context import Context
-from trusted_infrastructure.manager.nodes import ask_all
-from trusted_infrastructure.manager.service_reports import ATTESTATION_HOSTS, host_names
+from trusted_infrastructure.manager.service_reports import host_names
 from trusted_infrastructure.manager.vapi.structure import Structure, Timestamp, timestamp
-
-
-class HostResult(msgspec.Struct, frozen=True):
-    """The last result of one trusted host at one Attestation Service. Times: Unix seconds."""
-
-    host: str
-    state: Literal["ATTESTED", "FAILED", "EXPIRED"]
-    last: int
-    principal: str = ""
-    until: int | None = None
-    base_image: str | None = None
-
-
-class HostResults(msgspec.Struct, frozen=True):
-    """All last results at one Attestation Service."""
-
-    hosts: list[HostResult]
 
 
 class HostUse(Structure, frozen=True):
@@ -44,13 +24,24 @@ class HostUse(Structure, frozen=True):
 
 async def by_image(context: Context) -> Mapping[str, list[HostUse]]:
     """Version -> its hosts by name, as far as Trust Authority hosts answer."""
-    answers = await ask_all(context.manager.nodes, host_names(context), "GET", ATTESTATION_HOSTS, HostResults)
-    return use(
+    return use(await results(context))
+
+
+async def last_attested(context: Context, version: str) -> int | None:
+    """When a host was last attested with an image (Unix seconds), as far as Trust Authority hosts answer."""
+    found = [result for _service, result in await results(context) if result.state != "FAILED"]
+    return max((result.last for result in found if result.base_image == version), default=None)
+
+
+async def results(context: Context) -> list[tuple[str, HostResult]]:
+    """(Trust Authority host, result) for the last result of each host at each that answers."""
+    answers = await verdicts(context.manager, host_names(context))
+    return [
         (service, result)
         for service, answer in answers.items()
         if isinstance(answer, HostResults)
         for result in answer.hosts
-    )
+    ]
 
 
 def use(results: Iterable[tuple[str, HostResult]]) -> dict[str, list[HostUse]]:

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import msgspec
 
+from trusted_infrastructure.times import LATEST
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 # People read these, and records have them: no control characters, none that turn the direction of text.
 Name = Annotated[
@@ -31,7 +33,7 @@ class KnownUsage(msgspec.Struct, frozen=True):
 
     scope: Name
     host: Name
-    reported: float | None
+    reported: Annotated[float, msgspec.Meta(ge=0, le=LATEST)] | None
     keys: dict[str, Count]
     marks: dict[str, Count] = msgspec.field(name="unreported")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +16,6 @@ from trusted_infrastructure.manager.nodes import NodeError, ask_all
 from trusted_infrastructure.manager.vapi.errors import LocalizableMessage, message
 
 ATTESTATION_STATUS = "/attestation/manage/v1/status"
-ATTESTATION_HOSTS = "/attestation/manage/v1/hosts"
 KMS_STATUS = "/kms/manage/v1/status"
 
 
@@ -63,21 +62,6 @@ class KmsReport(msgspec.Struct, frozen=True):
     providers: dict[str, ProviderReport]
 
 
-class HostResult(msgspec.Struct, frozen=True):
-    """The last result of one trusted host at one Attestation Service. Times: Unix seconds."""
-
-    host: str
-    state: Literal["ATTESTED", "FAILED", "EXPIRED"]
-    last: int
-    base_image: str | None = None
-
-
-class HostResults(msgspec.Struct, frozen=True):
-    """All last results at one Attestation Service."""
-
-    hosts: list[HostResult]
-
-
 def host_names(context: Context) -> list[str]:
     """Names of the hosts of the cluster that the path names."""
     with context.manager.database.transaction() as connection:
@@ -92,19 +76,6 @@ async def attestation(context: Context) -> Mapping[str, ServiceReport | NodeErro
 async def kms(context: Context) -> Mapping[str, KmsReport | NodeError]:
     """By host."""
     return await ask_all(context.manager.nodes, host_names(context), "GET", KMS_STATUS, KmsReport)
-
-
-async def last_attested(context: Context, base_image: str) -> int | None:
-    """When a host was last attested with the base image, as far as hosts answer."""
-    answers = await ask_all(context.manager.nodes, host_names(context), "GET", ATTESTATION_HOSTS, HostResults)
-    times = [
-        result.last
-        for answer in answers.values()
-        if isinstance(answer, HostResults)
-        for result in answer.hosts
-        if result.state != "FAILED" and result.base_image == base_image
-    ]
-    return max(times, default=None)
 
 
 def service_health(

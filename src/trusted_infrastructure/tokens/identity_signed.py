@@ -32,6 +32,8 @@ from trusted_infrastructure.tokens.jws import (
 
 KEY_SET_TYPE = "ti-keys+jws"
 AUDIT_HEAD_TYPE = "ti-audit-head+jws"
+# What the databases keep: SQLite has integers of 64 bits.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 MAX_KEY_SET_LIFETIME = 7 * 86400
 
 
@@ -73,10 +75,10 @@ class AuditHeadClaims(Claims, frozen=True):
 
     service_id: Text
     chain: Text
-    seq: Annotated[int, msgspec.Meta(ge=0)]
+    seq: Number
     hash: Hex256
     iat: int
-    security_generation: int | None = None
+    security_generation: Number | None = None
 
 
 def sign_key_set(

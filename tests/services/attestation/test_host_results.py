@@ -19,7 +19,7 @@ from trusted_infrastructure.attestation.host_results import (
     HostResult,
 )
 from trusted_infrastructure.attestation.state import State
-from trusted_infrastructure.manager.attestation_verdicts import Page, Past, Verdicts
+from trusted_infrastructure.manager.attestation_verdicts import HostResults, Page, Past
 
 LIFE = 3600
 BASE = "/attestation/manage/v1"
@@ -224,7 +224,7 @@ def test_the_manager_reads_the_history_of_a_host(world: World) -> None:
 def test_the_manager_understands_what_it_reads(world: World) -> None:
     world.attested()
     world.now += LIFE
-    hosts = msgspec.json.decode(world.management.get(f"{BASE}/hosts").content, type=Verdicts)
+    hosts = msgspec.json.decode(world.management.get(f"{BASE}/hosts").content, type=HostResults)
     assert [(one.host, one.state, one.until) for one in hosts.hosts] == [("host1", "EXPIRED", world.now)]
     page = msgspec.json.decode(world.management.get(f"{BASE}/transitions").content, type=Page)
     assert (page.service, page.last, page.more) == ("attestation@ta1", 2, False)

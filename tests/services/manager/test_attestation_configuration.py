@@ -264,7 +264,8 @@ def test_base_images_are_filtered_and_know_their_last_attestation(authority: Api
     assert [item["version"] for item in authority.done("GET", f"{IMAGES}?version=2&version=3")] == ["2"]
     assert authority.done("GET", f"{IMAGES}?display_name=Two&health=ERROR") == []
     assert "last_attested_time" not in authority.done("GET", f"{IMAGES}/2")
-    result = {"host": "host1", "state": "ATTESTED", "last": 1_800_000_000, "base_image": "2", "reason": ""}
+    result = {"principal": "p", "host": "host1", "state": "ATTESTED", "since": 1, "last": 1_800_000_000}
+    result |= {"base_image": "2", "reason": ""}
     authority.nodes.answers["GET", "/attestation/manage/v1/hosts"] = lambda _host: {"hosts": [result]}
     assert authority.done("GET", f"{IMAGES}/2")["last_attested_time"] == "2027-01-15T08:00:00.000Z"
 

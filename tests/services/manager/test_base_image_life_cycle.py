@@ -94,7 +94,7 @@ def test_the_last_image_of_a_scope(
 
 def result(host: str, last: int, image: str | None, **changes: Any) -> HostResult:
     values = {"state": "ATTESTED", "principal": ISSUER, "until": last + 60, **changes}
-    return HostResult(host=host, last=last, base_image=image, **values)
+    return HostResult(host=host, since=last, last=last, base_image=image, **values)
 
 
 def test_a_host_counts_for_the_image_of_its_latest_attestation() -> None:
@@ -201,10 +201,9 @@ def test_use_and_what_retiring_takes(authority: Api) -> None:
         "providers": ["*"],
     }
     authority.done("POST", SCOPES, json=body)
-    attested = {"host": "host1", "state": "ATTESTED", "last": 1_800_000_000, "base_image": "2026.11"}
-    authority.nodes.answers["GET", "/attestation/manage/v1/hosts"] = lambda _host: {
-        "hosts": [{**attested, "principal": ISSUER, "until": 1_800_003_600, "reason": ""}]
-    }
+    attested = {"host": "host1", "state": "ATTESTED", "since": 1_800_000_000, "last": 1_800_000_000}
+    attested |= {"base_image": "2026.11", "principal": ISSUER, "until": 1_800_003_600, "reason": ""}
+    authority.nodes.answers["GET", "/attestation/manage/v1/hosts"] = lambda _host: {"hosts": [attested]}
     found = authority.done("GET", f"{OWN}/2026.11")
     assert (found["scopes"], found["last_of"]) == (["lab"], ["lab"])
     assert found["hosts"] == [
@@ -218,6 +217,19 @@ def test_use_and_what_retiring_takes(authority: Api) -> None:
     ]
     (warning,) = authority.done("PATCH", f"{OWN}/2026.11", json={"state": "RETIRED"})["warnings"]
     assert (warning["id"], warning["args"]) == ("trusted.infrastructure.last_base_image", ["lab"])
+
+
+@pytest.mark.parametrize("field", ["since", "last", "until"])
+@pytest.mark.parametrize("value", [-1, 253402300800, 10**30])
+def test_times_that_no_date_has_are_no_answer(authority: Api, field: str, value: int) -> None:
+    authority.done("POST", IMPORT, json=blob(image()))
+    attested = {"host": "host1", "state": "ATTESTED", "since": 1, "last": 1, "base_image": "2026.11"}
+    attested |= {"principal": ISSUER, "until": 2}
+    authority.nodes.answers["GET", "/attestation/manage/v1/hosts"] = lambda host: {
+        "hosts": [{**attested, field: value} if host == "ta1" else attested]
+    }
+    (used,) = authority.done("GET", f"{OWN}/2026.11")["hosts"]
+    assert used["services"] == ["ta2"]
 
 
 def test_a_change_that_a_host_missed_is_kept(authority: Api) -> None:

@@ -237,6 +237,8 @@ LIES = {
     "marks below zero": used("nobody", None, key_1=-5),
     "marks below zero of a host that is there": used("host1", 1.0, key_1=-5),
     "a count that is none": used("nobody", 1.0, {"key-1": 1.5}),
+    "a time that no date has": used("host1", 1e18, {"key-1": 1}),
+    "a time before all": used("host1", -1.0, {"key-1": 1}),
     "a host without a name": used("", 1.0, {"key-1": 1}),
     "a name that hides what follows": used("nobody\u202e", 1.0, {"key-1": 1}),
     "a name of two lines": used("nobody\n", 1.0, {"key-1": 1}),

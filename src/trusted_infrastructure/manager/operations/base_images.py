@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from trusted_infrastructure.config.documents import BaseImage
 from trusted_infrastructure.manager import authority_documents, base_image_document
+from trusted_infrastructure.manager.base_image_use import last_attested
 from trusted_infrastructure.manager.comparison import Health
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.health import document_health
@@ -13,7 +14,6 @@ from trusted_infrastructure.manager.operations.structures import (
     TRUST_AUTHORITY_PATH,
     HealthInfo,
 )
-from trusted_infrastructure.manager.service_reports import last_attested
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
     InvalidArgument,

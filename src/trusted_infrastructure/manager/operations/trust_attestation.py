@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sql
 
 from trusted_infrastructure.manager import attestation_states, attestation_verdicts
-from trusted_infrastructure.manager.attestation_verdicts import Transition, Verdict, Verdicts
+from trusted_infrastructure.manager.attestation_verdicts import HostResult, HostResults, Transition
 from trusted_infrastructure.manager.context import Context
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError
@@ -124,9 +124,9 @@ async def of_services(context: Context, cluster: Cluster, wanted: HostFilter) ->
     """What the Attestation Services of a cluster say. Raises ResourceInaccessible when none answers."""
     answers = await attestation_verdicts.verdicts(context.manager, authorities(context, cluster))
     silent = refuse_silence(cluster, answers)
-    by_host: dict[tuple[str, str], list[tuple[str, Verdict]]] = {}
+    by_host: dict[tuple[str, str], list[tuple[str, HostResult]]] = {}
     for authority, answer in answers.items():
-        if isinstance(answer, Verdicts):
+        if isinstance(answer, HostResults):
             for verdict in answer.hosts:
                 if among(verdict.host, wanted.names) and among(verdict.host, wanted.hosts):
                     service = answer.service or f"attestation@{authority}"
@@ -180,7 +180,7 @@ def info_of_verdicts(
     cluster: Cluster,
     name: str,
     principal: str,
-    verdicts: Sequence[tuple[str, Verdict]],
+    verdicts: Sequence[tuple[str, HostResult]],
     silent: Sequence[NodeError],
 ) -> AttestationInfo:
     """One host: the state is the best that a service gives it; of equal ones the one that lasts longest."""
@@ -211,7 +211,7 @@ def info_of_verdicts(
     )
 
 
-def service_of(service: str, verdict: Verdict) -> ServiceAttestation:
+def service_of(service: str, verdict: HostResult) -> ServiceAttestation:
     """As the API gives it."""
     return ServiceAttestation(
         state=verdict.state,
