@@ -75,6 +75,7 @@ from ansible_collections.trusted.infrastructure.plugins.module_utils.management_
 )
 
 RESOURCE = "/trust/trusted-key-providers"
+DEFAULT = "/trust/default-key-provider"
 
 
 class Found(t.NamedTuple):
@@ -86,14 +87,17 @@ class Found(t.NamedTuple):
     taken: ApiError | None = None
 
 
-def read(client: ManagementClient, name: str) -> Found:
-    """The registration, and what becomes of a new one."""
+def read(client: ManagementClient, name: str, state: str, check: bool) -> Found:
+    """The registration, and what becomes of a new one; whether there will be one, for check mode alone."""
     rows = client.call(Call("GET", RESOURCE))
     found = [row for row in rows if row["provider"] == name]
     if found:
         return Found({key: found[0][key] for key in ("provider", "group", "default")})
-    known = key_provider_names.of_all_kinds(client)
-    return Found(None, any(row["default"] for row in known), key_provider_names.refusal(known, name))
+    if state == "absent":
+        return Found(None)
+    known = key_provider_names.of_all_kinds(client) if check else []
+    has_default = client.call(Call("GET", DEFAULT)).get("provider") is not None
+    return Found(None, has_default, key_provider_names.refusal(known, name))
 
 
 def plan(found: Found, name: str, group: str | None, default: bool, state: str) -> Plan:
@@ -130,7 +134,7 @@ def main() -> t.NoReturn:
     name, state = module.params["name"], module.params["state"]
     run(
         module,
-        lambda client: read(client, name),
+        lambda client: read(client, name, state, module.check_mode),
         lambda found: plan(found, name, module.params["group"], module.params["default"], state),
         parameters={"provider": "name"},
     )

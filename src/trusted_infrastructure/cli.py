@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"trusted-infrastructure: {refusal}", file=sys.stderr)
         if refusal.remedy:
             print(f"  {refusal.remedy}", file=sys.stderr)
-        if options.answers_json:
+        # Where a key was to go there, nothing else does.
+        if options.answers_json and getattr(options, "output_fd", None) != 1:
             write_json({"error": refusal.as_dict()})
         return 1
     return code or 0

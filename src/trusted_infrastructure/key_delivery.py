@@ -232,11 +232,11 @@ class RewrapKeys(KeyMessage, frozen=True):
 class LeftKey(KeyMessage, frozen=True):
     """A key that could not be wrapped again, and why. It is as it was."""
 
-    key_id: str
-    object_id: str
-    provider: str
-    primary_key_id: str | None
-    code: str
+    key_id: Label
+    object_id: Label
+    provider: Label
+    primary_key_id: Label | None
+    code: Code
     message: str
 
 

@@ -5,7 +5,7 @@ It does the host's part in full (open the credential, quote, encode 45 kB), so i
 of the answer: it runs beside the service, on the same cores.
 
 nginx limits requests and connections for each address, and the load stays within that: each connection has
-addresses of its own in 127.0.1.0/24, as hosts have. The service limits attestations for each endorsement key:
+addresses of its own in 127.1.0.0/24, as hosts have. The service limits attestations for each endorsement key:
 so there are many hosts, each with a key of its own.
 """
 

@@ -74,10 +74,11 @@ def earlier_keys(site: Site) -> None:
     kept = {"key_id": "a", "object_id": "vm-1", "component": "", "name": "", "provider": "branch"}
     kept |= {"type": "NATIVE", "kek_id": "k", "primary_key_id": KEY, "created": 1}
     asked = ("GET", "/agent/manage/v1/keys?after=&limit=1000")
-    site.api.nodes.answers[asked] = lambda _host: {"keys": [kept]}
+    states = ("GET", "/agent/manage/v1/native-providers")
+    site.api.nodes.answers |= {states: lambda _host: {"providers": []}, asked: lambda _host: {"keys": [kept]}}
     messages = site.warned("native_key_provider_key", **one)
     assert all("host1: 1" in message for message in messages)
-    del site.api.nodes.answers[asked]
+    del site.api.nodes.answers[asked], site.api.nodes.answers[states]
     site.converges("native_key_provider_key", **one, force=True)
     rows = site.ok("native_key_provider_keys_info", provider="branch")["native_keys"]
     assert [row["key_id"] for row in rows] == [OTHER]

@@ -28,6 +28,7 @@ from services.key_provider.harness import Host, service_settings
 from services.side_authority import forwarded
 
 from trusted_infrastructure.config.documents import KmipServer, NetworkAddress, PreviousPrimaryKey
+from trusted_infrastructure.key_provider import key_servers
 from trusted_infrastructure.key_provider.key_servers import SETTLE, KeyServers
 from trusted_infrastructure.key_provider.service import build
 from trusted_infrastructure.refusal import Refusal
@@ -270,12 +271,15 @@ def test_a_server_that_hangs_costs_a_moment_and_once(
         started = time.monotonic()
         assert authority.ask(wrapped, "unwrap")[0] == "ok"
         assert time.monotonic() - started < TIMEOUT
-        # The look in the background, which waits for it, holds up nobody.
+        # The look in the background, which waits for it, holds up nobody: who waited for the look would wait
+        # as long as for the server.
+        monkeypatch.setattr(key_servers, "SETTLE", 3 * TIMEOUT)
         look = threading.Thread(target=authority.look)
         look.start()
         started = time.monotonic()
         for _request in range(10):
             assert authority.ask(wrapped, "unwrap")[0] == "ok"
+        assert time.monotonic() - started < TIMEOUT
         assert look.is_alive()
         look.join()
         assert time.monotonic() - started < 3 * TIMEOUT  # it looks twice, because all was forgotten

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from services.tpm import corpus
 
 # How long an example takes says something of the machine, and nothing of the code. A run has the examples of
-# every other one.
+# every other one, so that it fails for its change alone; `make fuzz` looks further.
 settings.register_profile(
     "any machine", settings(), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

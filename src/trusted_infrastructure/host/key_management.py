@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent's routes about keys, for the workload manager (docs/protocol.md 11). No key leaves by them.
+"""The agent's routes about keys, for the workload manager (docs/protocol.md 7.5, 7.7). No key leaves by them.
 
 | path below /agent/manage/v1           | what                                                           |
 | ------------------------------------- | -------------------------------------------------------------- |

@@ -24,7 +24,7 @@ from trusted_infrastructure.key_delivery import (
 from trusted_infrastructure.manager import crypto_events, events
 from trusted_infrastructure.manager.context import Manager
 from trusted_infrastructure.manager.inventory import Host, is_member
-from trusted_infrastructure.manager.nodes import AGENT, NodeError, ask
+from trusted_infrastructure.manager.nodes import AGENT, TEXT_LIMIT, NodeError, ask
 
 KEYS = f"{AGENT}/keys"
 # An agent answers a request to wrap keys again after 45 s with what it has, and the last key may take longer.
@@ -32,8 +32,6 @@ REWRAP_TIMEOUT = 100.0
 # Seconds for all keys of one host. The most that a host keeps take about an hour at the rate of one host.
 REWRAP_LIMIT = 6 * 3600.0
 UNFINISHED = "rewrap_unfinished"
-# Seconds for all pages of one host: a slow one must not keep those who ask about all hosts.
-USE_TIMEOUT = 60.0
 # More than this a host does not keep: what says so is no report, and would be asked for ever.
 MOST_KEYS = 65_536
 # Events in one transaction: others wait for it.
@@ -82,20 +80,6 @@ async def use_of(manager: Manager, host: Host, provider: str) -> Use:
     return Use(counts, complete=False)
 
 
-async def use_of_all(manager: Manager, hosts: Sequence[Host], provider: str) -> dict[str, Use]:
-    """The same of several hosts at once, by name of those hosts that answer within a minute."""
-
-    async def one(host: Host) -> Use | None:
-        try:
-            async with asyncio.timeout(USE_TIMEOUT):
-                return await use_of(manager, host, provider)
-        except (NodeError, TimeoutError):
-            return None
-
-    uses = await asyncio.gather(*(one(host) for host in hosts))
-    return {host.name: use for host, use in zip(hosts, uses, strict=True) if use is not None}
-
-
 async def rewrap(
     manager: Manager, hosts: Sequence[Host], asked: RewrapKeys, user: str, done: Callable[[int], None]
 ) -> list[Rewrapped]:
@@ -134,8 +118,9 @@ async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrappe
             break
         rewrapped += report.rewrapped
         deep |= {key.key_id: key for key in report.deep_recrypt}
-        left += [key for key in report.left if key.code != UNFINISHED]
-        rest = [key for key in report.left if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
+        unwrapped = [msgspec.structs.replace(key, message=key.message[:TEXT_LIMIT]) for key in report.left]
+        left += [key for key in unwrapped if key.code != UNFINISHED]
+        rest = [key for key in unwrapped if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
         told = max(len(rewrapped) + len(left) + len(rest), len(deep))
         if not rest or not report.rewrapped or told > MOST_KEYS or time.monotonic() > end:
             break

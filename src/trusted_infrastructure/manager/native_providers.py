@@ -146,6 +146,13 @@ def add_key(
     )
 
 
+def check_unused(connection: sql.Connection, name: str, key_id: str) -> None:
+    """Hosts that were off may have an earlier key of this id. Raises NotAllowedInCurrentState
+    `native_key_used`."""
+    if key_id in removed_keys(connection, name):
+        raise used_before(name, key_id)
+
+
 def rotate(
     connection: sql.Connection, secrets: DatabaseSecrets, provider: Provider, key_id: str, now: int
 ) -> Provider:
@@ -155,11 +162,7 @@ def rotate(
     Raises NotAllowedInCurrentState `native_key_used` (an id that it had before), `too_many_native_keys`."""
     known = check_values(connection, provider)
     if key_id in known.keys() | removed_keys(connection, provider.name):
-        raise NotAllowedInCurrentState(
-            f"The native key provider {provider.name!r} had the key {key_id} before; give another id.",
-            key_id,
-            reason="native_key_used",
-        )
+        raise used_before(provider.name, key_id)
     if len(known) > key_delivery.MAX_PREVIOUS_KEYS:
         raise NotAllowedInCurrentState(
             f"The native key provider {provider.name!r} has {len(known)} keys. Wrap what is under the "
@@ -170,6 +173,15 @@ def rotate(
     add_key(connection, secrets, provider.name, key_id, new_key(), now)
     connection.execute(where(provider.name).values(key_id=key_id, backed_up=False, reminded=now))
     return find(connection, provider.name)
+
+
+def used_before(name: str, key_id: str) -> NotAllowedInCurrentState:
+    """The refusal of an id for a new key."""
+    return NotAllowedInCurrentState(
+        f"The native key provider {name!r} had the key {key_id} before; give another id.",
+        key_id,
+        reason="native_key_used",
+    )
 
 
 def remove_key(connection: sql.Connection, provider: Provider, key_id: str) -> None:

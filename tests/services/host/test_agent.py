@@ -47,8 +47,7 @@ def live(host: SoftwareHost, seconds: float) -> None:
         last_of_a_tick()
         tick.set()
 
-    async def run() -> None:
-        running = asyncio.create_task(agent.run())
+    async def steps() -> None:
         for step in range(int(seconds * 4) + 1):
             host.clock.now += 0.25 if step else 0
             tick.clear()
@@ -56,6 +55,11 @@ def live(host: SoftwareHost, seconds: float) -> None:
             while begun := [*agent._running.values(), *agent._looking.values()]:
                 await asyncio.wait(begun)
                 await asyncio.sleep(0)
+
+    async def run() -> None:
+        running, stepping = asyncio.create_task(agent.run()), asyncio.create_task(steps())
+        await asyncio.wait({running, stepping}, timeout=120, return_when=asyncio.FIRST_COMPLETED)
+        assert stepping.done(), running
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running

@@ -116,8 +116,9 @@ def test_who_asked_may_go_away(manager: KeyManager) -> None:
         while not files(manager):
             await asyncio.sleep(0)
         task.cancel()
-        while not objects.registry.all():
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            while not objects.registry.all():
+                await asyncio.sleep(0.001)
 
     asyncio.run(run())
     assert manager.host.agent.host_keys.registry.all() == reopened(manager).all() != []

@@ -321,18 +321,31 @@ def test_a_key_goes_to_the_named_descriptor_and_nowhere_else(
         assert key.hex() not in text and base64.b64encode(key).decode() not in text
 
 
-def test_the_key_may_go_down_a_pipe(agent: Served, capfd: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from trusted_infrastructure.cli import main; sys.exit(main())",
-            *["keys", "generate", "vm-1", "--output-fd", "1", "--socket", str(agent.directory / "keys.sock")],
-        ],
-        capture_output=True,
-        check=True,
+def piped(agent: Served, *command: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+    """A command in a process of its own, whose key goes to standard output."""
+    arguments = ["keys", *command, "--output-fd", "1", "--socket", str(agent.directory / "keys.sock")]
+    program = "import sys; from trusted_infrastructure.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
         env={"PYTHONPATH": ":".join(sys.path)},
     )
+
+
+def test_a_refusal_is_never_where_a_key_was_to_be(agent: Served) -> None:
+    with open("/dev/full", "wb") as full:
+        found = piped(agent, "generate", "vm-1", stdout=full)
+    assert found.returncode == 1 and b"Traceback" not in found.stderr
+    assert b"--output-fd: cannot write key" in found.stderr
+    found = piped(agent, "get", "no-key")
+    assert (found.returncode, found.stdout) == (1, b"")
+    assert b"key_unknown" in found.stderr and b"Traceback" not in found.stderr
+
+
+def test_the_key_may_go_down_a_pipe(agent: Served) -> None:
+    done = piped(agent, "generate", "vm-1")
     assert len(done.stdout) == 32
     assert json.loads(done.stderr)["record"]["object_id"] == "vm-1"
 

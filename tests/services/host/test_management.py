@@ -299,8 +299,9 @@ def test_a_visit_that_hangs_is_given_up_but_keeps_its_place(host: SoftwareHost) 
         with pytest.raises(Unavailable, match="tpm_busy"):
             await worker.run(lambda _tpm: None)
         free.set()
-        while worker._waiting:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            while worker._waiting:
+                await asyncio.sleep(0.001)
         worker._time = 60
         await worker.run(lambda _tpm: None)
 

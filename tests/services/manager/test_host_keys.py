@@ -11,6 +11,7 @@ from services.manager.harness import Api
 
 from trusted_infrastructure.key_delivery import KeyRecord, KeyRecords, LeftKey, RewrapKeys, RewrapReport
 from trusted_infrastructure.manager import host_keys
+from trusted_infrastructure.manager.inventory import host_named
 from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.operations import trust_host_keys
 
@@ -287,6 +288,17 @@ def test_a_host_that_leaves_more_keys_than_it_can_have_is_asked_no_more(
     result = workload.done("POST", PATH, json={})
     assert [name for name, _asked in hosts.asked].count("host1") == 2
     assert max(result["counts"].values()) <= 10
+
+
+def test_a_reason_is_cut_when_it_comes(workload: Api) -> None:
+    """Up to 65,536 of them are kept until the task ends."""
+    long = msgspec.structs.replace(left(1), message="m" * 100_000)
+    Hosts(workload, host1=[report(left=(long,))])
+    with workload.manager.database.transaction() as connection:
+        host = host_named(connection, "host1")
+    assert host is not None
+    found = workload.run(host_keys.rewrap_on(workload.manager, host, RewrapKeys()))
+    assert len(found.report.left[0].message) == 4096
 
 
 @pytest.mark.parametrize("limit", [0.0, None])

@@ -30,6 +30,7 @@ from trusted_infrastructure.manager.operations.crypto_manager_structures import 
 from trusted_infrastructure.manager.vapi.errors import (
     AlreadyExists,
     InvalidArgument,
+    NotAllowedInCurrentState,
     NotFound,
     UnableToAllocateResource,
     Unsupported,
@@ -104,6 +105,8 @@ async def create(context: Context, given: CreateInput) -> None:
     provider = Provider(spec.provider, key_id, required, usable=False, backed_up=False, reminded=now)
 
     def work(connection: sql.Connection) -> None:
+        if given_key is None:
+            native_providers.check_unused(connection, spec.provider, key_id)
         add(context, connection, provider, {key_id: secret}, "create")
         native_reminders.not_backed_up(context.manager, connection, provider, context.caller.user.name)
 
@@ -173,7 +176,13 @@ OPERATIONS: Table = (
         output=None,
         handler=create,
         privileges=MANAGE,
-        errors=(AlreadyExists, InvalidArgument, UnableToAllocateResource, Unsupported),
+        errors=(
+            AlreadyExists,
+            InvalidArgument,
+            NotAllowedInCurrentState,
+            UnableToAllocateResource,
+            Unsupported,
+        ),
         body="spec",
         side="workload",
     ),
@@ -200,7 +209,7 @@ OPERATIONS: Table = (
         output=None,
         handler=update,
         privileges=MANAGE,
-        errors=(InvalidArgument, NotFound, Unsupported),
+        errors=(InvalidArgument, NotAllowedInCurrentState, NotFound, Unsupported),
         body="spec",
         side="workload",
     ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from trusted_infrastructure.manager import (
@@ -20,6 +21,7 @@ from trusted_infrastructure.manager import (
 from trusted_infrastructure.manager.context import Context, Manager
 from trusted_infrastructure.manager.inventory import Host, all_hosts
 from trusted_infrastructure.manager.native_downloads import Backup
+from trusted_infrastructure.manager.native_providers import Provider
 from trusted_infrastructure.manager.nodes import NodeError
 from trusted_infrastructure.manager.operations import crypto_manager, crypto_manager_backups
 from trusted_infrastructure.manager.operations.structures import TRUST, TRUST_PATH
@@ -36,6 +38,8 @@ from trusted_infrastructure.manager.vapi.structure import Identifier, Structure
 MEDIA_TYPE = "application/x-pkcs12"
 SERVICE = f"{TRUST}.native_key_providers"
 PATH = f"{TRUST_PATH}/native-key-providers/{{provider}}/keys"
+# Seconds for all that a host is asked: a slow one must not keep those who ask about all hosts.
+ANSWER_TIMEOUT = 40.0
 # Seconds in which a connection that broke under the file is noticed.
 NOTICED = 0.01
 ID_LENGTH = 32  # of a backup, in the audit log: what is longer is none
@@ -201,32 +205,56 @@ def refuse_in_use(used: KeyInfo) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a host says of a provider. wraps: id of the key under which it wraps, "" without the provider.
+    held: ids of the keys that it has. use: what it keeps under them."""
+
+    wraps: str
+    held: frozenset[str]
+    use: host_keys.Use
+
+
 async def keys_in_use(manager: Manager, name: str, hosts: Sequence[Host]) -> list[KeyInfo]:
     """The keys of a provider, the current one first, and what hosts keep under them. Raises NotFound."""
     with manager.database.transaction() as connection:
         provider = native_providers.find(connection, name)
         ids = set(native_providers.check_values(connection, provider))
         removed = native_providers.removed_keys(connection, name)
-    states = await native_push.states_of_all(manager, hosts) if provider.usable else {}
-    held = {
-        host: found[name]
-        for host, found in states.items()
-        if not isinstance(found, NodeError) and name in found
-    }
-    kept = set().union(*(state.keys for state in held.values())) - ids - removed
-    uses = await host_keys.use_of_all(manager, hosts, name)
-    unknown = {host.name for host in hosts if host.name not in uses or not uses[host.name].complete}
-    behind = {host: state.key_id for host, state in held.items() if state.key_id != provider.key_id}
+    said = await said_by_all(manager, hosts, provider)
+    kept = frozenset[str]().union(*(one.held for one in said.values())) - ids - removed
+    unknown = {host.name for host in hosts if host.name not in said or not said[host.name].use.complete}
+    behind = {host: one.wraps for host, one in said.items() if one.wraps not in ("", provider.key_id)}
     found = [
         KeyInfo(
             key_id=key_id,
             state="CURRENT" if key_id == provider.key_id else "KEPT" if key_id in kept else "PREVIOUS",
-            hosts=[HostUse(host=host, keys=use.counts[key_id]) for host, use in sorted(uses.items())],
+            hosts=[HostUse(host=host, keys=one.use.counts[key_id]) for host, one in sorted(said.items())],
             unknown=sorted(unknown.union(host for host, wraps in behind.items() if wraps == key_id)),
         )
         for key_id in sorted(ids | kept)
     ]
     return sorted(found, key=lambda key: key.state)
+
+
+async def said_by_all(manager: Manager, hosts: Sequence[Host], provider: Provider) -> dict[str, Said]:
+    """What hosts say, asked at once, by name of those that answer in time.
+
+    Under which key a host wraps is asked first: what it wraps until it takes another one is counted then."""
+
+    async def one(host: Host) -> Said | None:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                states = await native_push.states_of(manager, host.name) if provider.usable else {}
+                use = await host_keys.use_of(manager, host, provider.name)
+        except (NodeError, TimeoutError):
+            return None
+        if (state := states.get(provider.name)) is None:
+            return Said("", frozenset(), use)
+        return Said(state.key_id, frozenset(state.keys), use)
+
+    answers = await asyncio.gather(*(one(host) for host in hosts))
+    return {host.name: said for host, said in zip(hosts, answers, strict=True) if said is not None}
 
 
 DOWNLOAD = Operation(

@@ -55,26 +55,27 @@ def test_plan(
 
 
 OTHERS = "/trust/key-providers"
+DEFAULT_ONE = "/trust/default-key-provider"
 NATIVE = {"provider": "q", "type": "NATIVE", "default": True}
 
 
 @pytest.mark.parametrize("row", [PLAIN, DEFAULT])
 def test_one_that_is_there(client: Any, row: Any) -> None:
     with client({("GET", RESOURCE): [{**DEFAULT, "provider": "q"}, row]}) as session:
-        assert read(session, "p") == Found(row)
+        assert read(session, "p", "present", True) == Found(row)
 
 
-@pytest.mark.parametrize(
-    ("rows", "has_default"),
-    [([], False), ([{**NATIVE, "default": False}], False), ([NATIVE], True)],
-)
-def test_a_new_one_is_the_default_where_no_kind_has_one(client: Any, rows: Any, has_default: bool) -> None:
-    with client({("GET", RESOURCE): [], ("GET", OTHERS): rows}) as session:
-        assert read(session, "p") == Found(None, has_default)
+@pytest.mark.parametrize("default", [None, "q"])
+def test_a_new_one_is_the_default_where_no_kind_has_one(client: Any, default: str | None) -> None:
+    """What asks all hosts is asked in check mode only."""
+    with client({("GET", RESOURCE): [], ("GET", DEFAULT_ONE): {"provider": default}}) as session:
+        assert read(session, "p", "present", False) == Found(None, default is not None)
+        assert read(session, "p", "absent", True) == Found(None)
 
 
 def test_a_name_is_for_one_provider_of_any_kind(run_module: Any, client: Any) -> None:
-    fake = client({("GET", RESOURCE): [], ("GET", OTHERS): [{**NATIVE, "provider": "p"}]})
+    answers = {("GET", RESOURCE): [], ("GET", DEFAULT_ONE): {"provider": "q"}}
+    fake = client({**answers, ("GET", OTHERS): [{**NATIVE, "provider": "p"}]})
     result = run_module("trusted_key_provider", fake, check=True, name="p", group="g")
     assert (result["changed"], fake.changes) == (True, [])
     assert "has a native key provider" in str(result["warnings"])
