@@ -78,13 +78,11 @@ class NativeProviders:
         """Know what is stored, before anybody asks or pushes: a push may bring fewer keys than a copy has."""
         for sealed in self._files.read():
             described = sealed.described
-            self._providers.setdefault(described.provider, HeldProvider(described, sealed=sealed))
+            self._providers[described.provider] = HeldProvider(described, sealed=sealed)
 
     async def start(self) -> None:
-        """Unseal what is stored, and go on trying where it does not open. Raises nothing for a provider that
+        """Unseal what was read, and go on trying where it does not open. Raises nothing for a provider that
         stays locked: its state says why."""
-        async with self._changing:
-            self.read()
         await self.refresh()
         self._watching = asyncio.create_task(self._watch())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -22,6 +22,7 @@ from trusted_infrastructure.manager.database import transition_cursors
 from trusted_infrastructure.manager.inventory import Cluster, Host, hosts_of
 from trusted_infrastructure.manager.nodes import NodeError, ask, ask_all
 from trusted_infrastructure.times import Moment, rfc3339
+from trusted_infrastructure.tokens.jws import Number
 
 BASE = "/attestation/manage/v1"
 PAGE = 500
@@ -29,8 +30,6 @@ PAGE = 500
 PAGES = 20
 
 State = Literal["ATTESTED", "FAILED", "EXPIRED"]
-# What the database keeps: SQLite has integers of 64 bits.
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class HostResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,9 +118,9 @@ async def rewrap_on(manager: Manager, host: Host, asked: RewrapKeys) -> Rewrappe
             break
         rewrapped += report.rewrapped
         deep |= {key.key_id: key for key in report.deep_recrypt}
-        unwrapped = [msgspec.structs.replace(key, message=key.message[:TEXT_LIMIT]) for key in report.left]
-        left += [key for key in unwrapped if key.code != UNFINISHED]
-        rest = [key for key in unwrapped if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
+        refused = [msgspec.structs.replace(key, message=key.message[:TEXT_LIMIT]) for key in report.left]
+        left += [key for key in refused if key.code != UNFINISHED]
+        rest = [key for key in refused if key.code == UNFINISHED] + rest[MAX_OBJECTS:]
         told = max(len(rewrapped) + len(left) + len(rest), len(deep))
         if not rest or not report.rewrapped or told > MOST_KEYS or time.monotonic() > end:
             break

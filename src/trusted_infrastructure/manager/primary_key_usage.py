@@ -16,23 +16,17 @@ from typing import Annotated
 import msgspec
 
 from trusted_infrastructure.times import LATEST
+from trusted_infrastructure.tokens.jws import ReadableName
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-# People read these, and records have them: no control characters, none that turn the direction of text.
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
-    ),
-]
 
 
 class KnownUsage(msgspec.Struct, frozen=True):
     """What one Trust Authority host knows of one trusted host. reported: Unix seconds. keys: what the host
     reported; marks: what was wrapped for it and is in no report (`unreported` on the wire)."""
 
-    scope: Name
-    host: Name
+    scope: ReadableName
+    host: ReadableName
     reported: Annotated[float, msgspec.Meta(ge=0, le=LATEST)] | None
     keys: dict[str, Count]
     marks: dict[str, Count] = msgspec.field(name="unreported")

@@ -14,9 +14,9 @@ from trusted_infrastructure.tokens.jws import (
     SKEW,
     Claims,
     Hex256,
-    HostName,
     PrivateKey,
     PublicKey,
+    ReadableName,
     Text,
     base64url,
     read_header,
@@ -38,7 +38,7 @@ class AssertionClaims(Claims, frozen=True):
     """
 
     iss: Text
-    sub: HostName
+    sub: ReadableName
     scope: Text
     ek_digest: Hex256
     aud: Text

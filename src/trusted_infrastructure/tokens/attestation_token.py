@@ -13,9 +13,9 @@ from trusted_infrastructure.tokens.jws import (
     SKEW,
     Claims,
     Hex256,
-    HostName,
     PrivateKey,
     PublicKey,
+    ReadableName,
     Text,
     read_header,
     sign,
@@ -50,7 +50,7 @@ class TokenClaims(Claims, frozen=True):
 
     iss: Text
     aud: Text
-    sub: HostName
+    sub: ReadableName
     scope: Text
     principal: Text
     ek_digest: Hex256

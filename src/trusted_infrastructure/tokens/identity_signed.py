@@ -17,6 +17,7 @@ from trusted_infrastructure.tokens.jws import (
     SKEW,
     Claims,
     Hex256,
+    Number,
     PrivateKey,
     PublicKey,
     Text,
@@ -32,8 +33,6 @@ from trusted_infrastructure.tokens.jws import (
 
 KEY_SET_TYPE = "ti-keys+jws"
 AUDIT_HEAD_TYPE = "ti-audit-head+jws"
-# What the databases keep: SQLite has integers of 64 bits.
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 MAX_KEY_SET_LIFETIME = 7 * 86400
 
 

@@ -26,12 +26,14 @@ SKEW = 60
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 # People read these, and managers take no other: no control characters, none that turn the direction of text.
-HostName = Annotated[
+ReadableName = Annotated[
     str,
     msgspec.Meta(
         min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z"
     ),
 ]
+# What databases keep: SQLite has integers of 64 bits.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Hex256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
